@@ -1,0 +1,28 @@
+# make run    set up, run the whole workbook, write build/html/index.html
+# make test   set up, lint, unit tests, every notebook
+# make lab    set up, open JupyterLab
+# make execute  run the notebooks in place, so that their stored outputs are real
+
+PYTHON ?= python3
+BIN = .venv/bin
+export HF_HUB_DISABLE_TELEMETRY = 1
+
+.PHONY: run test lab execute setup
+
+run: setup
+	$(BIN)/python tools/workbook.py site
+
+test: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest --quiet helpers tests
+	$(BIN)/python -m pytest --quiet --nbval --nbval-sanitize-with tests/nbval.cfg notebooks
+
+lab: setup
+	$(BIN)/jupyter lab notebooks
+
+execute: setup
+	$(BIN)/python tools/workbook.py execute
+
+setup:
+	@$(PYTHON) tools/setup.py

@@ -1,0 +1,253 @@
+"""Load a saved model: checked, mapped or read, equal to what was saved."""
+
+import hashlib
+from pathlib import Path
+
+import torch
+
+from helpers import families, layout, manifest, tensors
+from helpers.commit import previous_of
+from helpers.errors import CorruptFile, NotAModel, SkeletonMismatch, storage
+from helpers.families.torch_module import fill
+from helpers.restore import structure_of
+from helpers.structure import problem_with
+from helpers.timeline import phase
+
+
+def deserialise(
+    source, *, device=None, dtype=None, skeleton=None, mapped=None, verify=False, readers=None, progress=True
+):
+    """Load a model that `serialise` saved.
+
+    What comes back equals what was saved: class, weights and types bit for bit, tied weights
+    tied, buffers plain buffers, frozen parameters frozen, train or eval mode, configuration. No
+    network, no pickle, no code from the file.
+
+    On the CPU the file is mapped: no byte is copied or even read before it is used, and processes
+    that load the same file share its memory. Writing to a weight (an optimiser step) makes a
+    private copy of that page and never touches the file. Do not truncate a file while it is
+    mapped: the process would be killed (SIGBUS). `serialise` replaces files, it never does that.
+
+    Parameters
+    ----------
+    source : str or path-like
+        A directory that `serialise` wrote, or a bare ``.tensors`` file, ours or stock
+        tensorizer's; then ``skeleton`` is needed, and what the file does not say (ties, frozen
+        parameters, modes) is the skeleton's.
+    device : str or torch.device, optional
+        By default cuda if there is one, else cpu.
+    dtype : torch.dtype, optional
+        Cast floating-point parameters and persistent buffers while loading. Buffers that are not
+        persistent (rotary frequencies) keep their type, as ``from_pretrained`` leaves them.
+    skeleton : callable, optional
+        Builds the empty model; for a custom torch module. Called with the meta device active.
+    mapped : bool, optional
+        By default map where the device is not cuda. False: read into private memory. True with a
+        GPU: map, then copy to it.
+    verify : bool
+        Compare every tensor and file with its stored hash. Without it all that costs no data read
+        is still checked: manifest, index, length, names, shapes, types.
+    readers : int, optional
+        Threads that read where the file is not mapped; by default tensorizer chooses.
+    progress : bool
+        Show a bar if it takes longer than 1.5 s.
+
+    Returns
+    -------
+    object
+        Of the class that was saved.
+
+    Raises
+    ------
+    NotAModel
+        Nothing there, or no saved model.
+    CorruptFile
+        Truncated, extended, damaged, of a future format, or parts that do not belong together.
+    SkeletonMismatch
+        The empty model does not fit the file, or ``skeleton`` is missing.
+    StorageError
+        The storage refuses.
+
+    Examples
+    --------
+    >>> import tempfile, torch
+    >>> from helpers import serialise
+    >>> path = tempfile.mkdtemp() + "/linear"
+    >>> _ = serialise(torch.nn.Linear(3, 2), path)
+    >>> deserialise(path, skeleton=lambda: torch.nn.Linear(3, 2))
+    Linear(in_features=3, out_features=2, bias=True)
+    """
+    source = _whole(Path(source))
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    how = {"device": device, "mapped": mapped, "readers": readers, "progress": progress}
+    if source.is_file():
+        return _from_bare_file(source, skeleton, dtype, verify, how)
+    with phase("read the manifest"):
+        record = manifest.read(source)
+        _check_manifest(record, source, verify)
+    with phase("open the file"):
+        path = source / manifest.TENSORS
+        raw = _open_checked(path, record)
+    if verify:
+        with phase("verify"):
+            tensors.verify(path, raw, _records(record), progress=progress)
+    family = families.by_name(record.family)
+
+    def fetch():
+        found = _tensors(path, raw, record.entries, **how)
+        return _cast(found, dtype, record.structure["transient"])
+
+    model = family.load(source, record, fetch, skeleton)
+    return _on(model, device)
+
+
+def deserialise_saved_model(model_path, model_id, plaid=True):
+    """Load a ``.tensors`` file into the model that a configuration describes, as the guide does.
+
+    Parameters
+    ----------
+    model_path : str or path-like
+        A ``.tensors`` file, ours or stock tensorizer's.
+    model_id : str or path-like
+        Where the configuration is: a local directory, or a name on the hub.
+    plaid : bool
+        Accepted for the guide's sake; tensorizer ignores it since version 2.8.
+
+    Returns
+    -------
+    transformers.PreTrainedModel
+        In eval mode, ties tied, on cuda if there is one.
+
+    Raises
+    ------
+    ModelError
+        As `deserialise` does.
+
+    Examples
+    --------
+    >>> deserialise_saved_model("model.tensors", "models/smollm2")  # doctest: +SKIP
+    """
+    import transformers
+
+    model_id = str(model_id)
+    try:
+        config = transformers.AutoConfig.from_pretrained(model_id)
+    except (OSError, ValueError) as error:
+        raise NotAModel(
+            model_id, f"holds no configuration ({error})", "Check the name or the path."
+        ) from error
+    named = getattr(transformers, (config.architectures or ["AutoModelForCausalLM"])[0], None)
+    build = getattr(named, "from_config", None) or getattr(named, "_from_config", None)
+
+    def skeleton():
+        return (build or transformers.AutoModelForCausalLM.from_config)(config).eval()
+
+    model = deserialise(model_path, skeleton=skeleton)
+    if (Path(model_id) / "generation_config.json").is_file():
+        model.generation_config = transformers.GenerationConfig.from_pretrained(model_id)
+    return model
+
+
+def _whole(source):
+    """The source, or the model that an interrupted save moved aside for an instant."""
+    if not source.exists() and previous_of(source).exists():
+        return previous_of(source)
+    return source
+
+
+def _check_manifest(record, source, verify):
+    path = source / manifest.NAME
+    problem = problem_with(record.structure, record.entries)
+    if record.family not in families.ORDER:
+        problem = f"is of the unknown family {record.family!r}"
+    if problem:
+        raise CorruptFile(path, problem, "Save the model again.")
+    for name, digest in record.files.items():
+        if not (source / name).is_file():
+            raise CorruptFile(
+                source / name, "is missing", "Copy the whole directory, or save the model again."
+            )
+        if verify and hashlib.sha256((source / name).read_bytes()).hexdigest() != digest:
+            raise CorruptFile(source / name, "is not what was saved", "Restore it, or save the model again.")
+
+
+def _open_checked(path, record):
+    """Map the file of a manifest, having compared all that can be compared without its data."""
+    if not path.is_file():
+        raise CorruptFile(path, "is missing", "Copy the whole directory, or save the model again.")
+    raw = tensors.open_map(path)
+    again = "Copy or save the model again."
+    if not raw[: len(layout.MAGIC)] == layout.MAGIC:
+        raise CorruptFile(path, "is not a .tensors file", again)
+    if len(raw) != record.length:
+        state = "truncated" if len(raw) < record.length else "extended"
+        raise CorruptFile(path, f"is {state}: {len(raw):,} bytes instead of {record.length:,}", again)
+    expected = layout.prologue(record.entries, bytes.fromhex(record.fingerprint))
+    if raw[: len(expected)] != expected:
+        raise CorruptFile(path, "does not belong to the manifest beside it", again)
+    return raw
+
+
+def _records(record):
+    return list(zip(record.entries, layout.starts(record.entries), strict=True))
+
+
+def _from_bare_file(path, skeleton, dtype, verify, how):
+    with phase("open the file"):
+        raw = tensors.open_map(path)
+        try:
+            records = layout.read_index(raw)
+        except ValueError as error:
+            kind = NotAModel if raw[: len(layout.MAGIC)] != layout.MAGIC else CorruptFile
+            raise kind(path, str(error), "Check the path, or save the model again.") from error
+    if skeleton is None:
+        raise SkeletonMismatch(
+            path,
+            "is a bare .tensors file, which does not say what model it belongs to",
+            "Pass skeleton=, a function that builds the empty model.",
+        )
+    if verify:
+        with phase("verify"):
+            tensors.verify(path, raw, records, progress=how["progress"])
+    entries = [entry for entry, _ in records]
+
+    def structure_for(model, found):
+        structure = structure_of(model, found, path)
+        found.update(_cast(found, dtype, structure["transient"]))
+        return structure
+
+    model = fill(skeleton, lambda: _tensors(path, raw, entries, **how), structure_for, path)
+    return _on(model, how["device"])
+
+
+def _tensors(path, raw, entries, device, mapped, readers, progress):
+    """Kind and tensor by name: views of the map, or memory of their own."""
+    mapped = device.type != "cuda" if mapped is None else mapped
+    with phase("map the weights" if mapped else "read the weights"):
+        with storage(path, "reading the weights"):
+            read = {} if mapped else tensors.read(path, entries, device, readers=readers, progress=progress)
+        found = {}
+        for entry in entries:
+            tensor = read.get(entry.name)
+            if tensor is None:
+                tensor = tensors.view(raw, entry)
+                tensor = tensor.to(device) if mapped else tensor.to(device, copy=True)
+            found[entry.name] = (entry.kind, tensor)
+    return found
+
+
+def _cast(found, dtype, transient):
+    if dtype is None:
+        return found
+    stay = set(transient)
+    return {
+        name: (kind, tensor.to(dtype))
+        if kind != "attribute" and name not in stay and tensor.is_floating_point()
+        else (kind, tensor)
+        for name, (kind, tensor) in found.items()
+    }
+
+
+def _on(model, device):
+    """Move what was not loaded but built (constants, attributes) to where the weights are."""
+    return model.to(device) if device.type != "cpu" else model

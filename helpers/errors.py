@@ -1,0 +1,91 @@
+"""What can go wrong, in words. Every message names the path, what is wrong and what to do."""
+
+import contextlib
+import errno
+
+
+class ModelError(Exception):
+    """Root of every error that this package raises on purpose.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The file or directory at fault. Kept as ``error.path``.
+    problem : str
+        What is wrong, one clause.
+    remedy : str
+        What the reader can do next, one sentence.
+
+    Examples
+    --------
+    >>> print(NotAModel("/models/llama", "there is no such directory", "Check the path."))
+    /models/llama: there is no such directory. Check the path.
+    """
+
+    def __init__(self, path, problem, remedy):
+        self.path = str(path)
+        self.problem = problem
+        self.remedy = remedy
+        super().__init__(f"{self.path}: {problem}. {remedy}")
+
+    def __reduce__(self):  # the default would call __init__ with the finished message only
+        return type(self), (self.path, self.problem, self.remedy)
+
+
+class NotAModel(ModelError):
+    """The source is no model: no such file, no manifest, not a .tensors file."""
+
+
+class CorruptFile(ModelError):
+    """The source was a model once: truncated, extended, damaged, or its parts do not fit."""
+
+
+class SkeletonMismatch(ModelError):
+    """The empty model and the file do not agree; every difference is listed."""
+
+
+class UnsupportedModel(ModelError):
+    """The model holds something that cannot be saved or rebuilt exactly."""
+
+
+class StorageError(ModelError):
+    """The place where the bytes live refused: no space, no permission, an I/O error."""
+
+
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+@contextlib.contextmanager
+def storage(path, doing):
+    """Turn an ``OSError`` inside the block into a `StorageError` that names ``path``.
+
+    Parameters
+    ----------
+    path : str or path-like
+        Named in the message.
+    doing : str
+        What was being done, such as ``"writing the model"``.
+
+    Raises
+    ------
+    StorageError
+        In place of any ``OSError``.
+
+    Examples
+    --------
+    >>> with storage("/models/llama", "writing the model"):
+    ...     pass
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = f"{doing} failed: {error.strerror or error}"
+        if error.errno in _NO_SPACE:
+            raise StorageError(
+                path,
+                f"no space left while {doing}",
+                "The temporary files are removed; free some space or choose another place.",
+            ) from error
+        if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+            raise StorageError(path, reason, "Check the permissions of this path.") from error
+        raise StorageError(path, reason, "Check that the storage is mounted and healthy.") from error

@@ -1,0 +1,191 @@
+"""Save a model: one directory with its weights, its manifest, and what rebuilds it."""
+
+import dataclasses
+import hashlib
+import logging
+import platform
+import shutil
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+from helpers import commit, families, manifest, structure, tensors
+from helpers.errors import ModelError, StorageError
+from helpers.timeline import phase
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Saved:
+    """What `serialise` did.
+
+    Attributes
+    ----------
+    path : str
+        The directory.
+    family : str
+        Which kind of model it is.
+    tensors : int
+        How many were stored, each once.
+    bytes : int
+        Size of model.tensors.
+    seconds : float
+        Wall-clock time, flushed to the disk.
+    """
+
+    path: str
+    family: str
+    tensors: int
+    bytes: int
+    seconds: float
+
+    def __repr__(self):
+        return (
+            f"Saved({self.path!r}, {self.family}, {self.tensors} tensors, "
+            f"{self.bytes / 1e6:.1f} MB, {self.seconds:.2f} s)"
+        )
+
+
+def serialise(model, destination, *, overwrite=False, companions=(), progress=True):
+    """Save a model so that `deserialise` gives it back exactly.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        A transformers ``PreTrainedModel`` or any other torch module.
+    destination : str or path-like
+        A directory to be. The save is all or nothing: until it is whole and on the disk, whatever
+        was there stays there.
+    overwrite : bool
+        Replace a saved model that exists there.
+    companions : iterable
+        Tokenizers, processors, anything with ``save_pretrained``, saved beside the model.
+    progress : bool
+        Show a bar if it takes longer than 1.5 s.
+
+    Returns
+    -------
+    Saved
+
+    Raises
+    ------
+    UnsupportedModel
+        The model holds something that cannot be saved exactly; every such part is named.
+    StorageError
+        The destination exists, or the storage refuses (no space, no permission).
+
+    Examples
+    --------
+    >>> import tempfile, torch
+    >>> saved = serialise(torch.nn.Linear(3, 2), tempfile.mkdtemp() + "/linear")
+    >>> saved.family, saved.tensors
+    ('torch_module', 2)
+    """
+    start = time.perf_counter()
+    name, family = families.of(model)
+    with commit.directory(destination, overwrite=overwrite, strangers=_strangers) as folder:
+        with phase("describe the model"):
+            parts = family.save(model, folder)
+            _save_companions(companions, folder)
+        with phase("write the weights"):
+            _check_space(folder, destination, parts.tensors)
+            written = tensors.write(folder / manifest.TENSORS, parts.tensors, progress=progress)
+        record = manifest.Manifest(
+            family=name,
+            class_name=parts.class_name,
+            entries=written.entries,
+            length=written.length,
+            fingerprint=written.fingerprint,
+            structure=parts.structure,
+            settings=parts.settings,
+            files={
+                str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+                for path in sorted(folder.rglob("*"))
+                if path.is_file() and path.name != manifest.TENSORS
+            },
+            versions=_versions(parts.libraries),
+        )
+        (folder / manifest.NAME).write_text(record.to_json())
+    return Saved(str(destination), name, len(written.entries), written.length, time.perf_counter() - start)
+
+
+def serialise_model(model, save_path):
+    """Save a torch module's weights to one ``.tensors`` file, as the guide's function does.
+
+    The file alone does not say which class the model is, which parameters are frozen or what is
+    tied; `serialise` keeps all that.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    save_path : str or path-like
+        Replaced if it exists.
+
+    Returns
+    -------
+    bool
+        True if the file is whole and on the disk. Errors are logged, False is returned and
+        whatever was there before is unharmed.
+
+    Examples
+    --------
+    >>> import tempfile, torch
+    >>> serialise_model(torch.nn.Linear(3, 2), tempfile.mkdtemp() + "/linear.tensors")
+    True
+    """
+    start = time.perf_counter()
+    try:
+        held, _ = structure.capture(model, save_path)
+        with commit.file(save_path) as partial:
+            _check_space(partial.parent, save_path, held)
+            tensors.write(partial, held)
+    except Exception:
+        logger.exception("Serialisation failed")
+        return False
+    logger.info("Serialising model took %.2f seconds", time.perf_counter() - start)
+    return True
+
+
+def _save_companions(companions, folder):
+    for companion in companions:
+        aside = folder / ".companion"
+        companion.save_pretrained(str(aside))
+        for path in sorted(aside.rglob("*")):
+            target = folder / path.relative_to(aside)
+            if path.is_dir():
+                target.mkdir(exist_ok=True)
+            elif target.exists() and target.read_bytes() != path.read_bytes():
+                raise StorageError(
+                    target.name,
+                    f"is written by the {type(companion).__name__} and by another part of the model",
+                    "Save one of them to a directory of its own.",
+                )
+            else:
+                path.replace(target)
+        shutil.rmtree(aside)
+
+
+def _check_space(folder, destination, held):
+    needed = sum(tensor.numel() * tensor.element_size() for _, tensor in held.values())
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise StorageError(
+            destination,
+            f"no space left: {needed:,} bytes are needed, {free:,} are free",
+            "Free some space or choose another place.",
+        )
+
+
+def _strangers(folder):
+    """Files in a directory that no save has written, which overwriting would destroy."""
+    present = {str(path.relative_to(folder)) for path in Path(folder).rglob("*") if not path.is_dir()}
+    try:
+        known = manifest.read(folder)
+    except ModelError:
+        return present  # not a saved model, or one so damaged that nobody knows what it held
+    return present - {manifest.NAME, manifest.TENSORS, *known.files}
+
+
+def _versions(libraries):
+    return {"python": platform.python_version()} | {name: version(name) for name in libraries}

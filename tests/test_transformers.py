@@ -1,0 +1,124 @@
+"""Transformers models of many architectures come back exactly."""
+
+import architectures
+import pytest
+import torch
+from equality import assert_same_module, assert_same_tensor
+
+from helpers import deserialise, serialise
+from helpers.errors import SkeletonMismatch, UnsupportedModel
+
+
+@pytest.mark.parametrize("name", architectures.ALL)
+def test_architecture_comes_back_equal(tmp_path, name):
+    model = architectures.build(name)
+    before = architectures.outputs(model, name)
+    serialise(model, tmp_path / "m")
+    loaded = deserialise(tmp_path / "m")
+    assert_same_module(model, loaded)
+    assert model.config.to_dict() == loaded.config.to_dict()
+    if hasattr(model, "generation_config"):
+        assert model.generation_config == loaded.generation_config
+    after = architectures.outputs(loaded, name)
+    assert before and len(before) == len(after)
+    for i, (one, other) in enumerate(zip(before, after, strict=True)):
+        assert_same_tensor(f"output {i}", one, other)
+
+
+def test_no_model_class_here_needs_to_be_built_for_real(tmp_path, monkeypatch):
+    monkeypatch.setattr("helpers.families.torch_module._for_real", lambda _: None)
+    for name in ("LlamaForCausalLM", "BertModel", "T5ForConditionalGeneration", "SwinForImageClassification"):
+        serialise(architectures.build(name), tmp_path / name)
+        deserialise(tmp_path / name)
+
+
+def test_train_mode_frozen_parts_and_generation_settings_survive(tmp_path):
+    model = architectures.build("LlamaForCausalLM").train()
+    model.model.layers[0].requires_grad_(False).eval()
+    model.generation_config.temperature = 0.3  # without do_sample, which save_pretrained refuses
+    model.generation_config.max_new_tokens = 5
+    serialise(model, tmp_path / "m")
+    loaded = deserialise(tmp_path / "m")
+    assert_same_module(model, loaded)
+    assert loaded.training and not loaded.model.layers[0].training
+    assert loaded.generation_config == model.generation_config
+
+
+def test_mixed_types_and_a_changed_vocabulary_survive(tmp_path):
+    model = architectures.build("LlamaForCausalLM").to(torch.bfloat16)
+    model.model.norm.float()
+    model.resize_token_embeddings(101)
+    serialise(model, tmp_path / "m")
+    assert_same_module(model, deserialise(tmp_path / "m"))
+
+
+def test_attention_code_is_the_same(tmp_path):
+    model = architectures.build("LlamaForCausalLM")
+    model.set_attn_implementation("eager")
+    serialise(model, tmp_path / "m")
+    assert deserialise(tmp_path / "m").config._attn_implementation == "eager"
+
+
+def test_a_cast_while_loading_equals_a_cast_by_from_pretrained(tmp_path):
+    model = architectures.build("LlamaForCausalLM")
+    serialise(model, tmp_path / "m")
+    model.save_pretrained(tmp_path / "hf")
+    wanted = type(model).from_pretrained(tmp_path / "hf", dtype=torch.bfloat16)
+    loaded = deserialise(tmp_path / "m", dtype=torch.bfloat16)
+    assert_same_module(wanted, loaded)
+    assert loaded.config.dtype == wanted.config.dtype
+
+
+def test_a_model_that_its_configuration_does_not_build_is_refused_when_saved(tmp_path):
+    model = architectures.build("LlamaForCausalLM")
+    model.model.adapter = torch.nn.Linear(32, 32)
+    with pytest.raises(
+        UnsupportedModel, match=r"the skeleton lacks model\.adapter\.bias, model\.adapter\.weight"
+    ):
+        serialise(model, tmp_path / "m")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_class_of_ones_own_needs_its_skeleton(tmp_path):
+    import transformers
+
+    class Mine(transformers.LlamaForCausalLM):
+        pass
+
+    config = architectures.build("LlamaForCausalLM").config
+    model = Mine(config)
+    assert serialise(model, tmp_path / "m").family == "torch_module"
+    with pytest.raises(SkeletonMismatch, match="Pass skeleton="):
+        deserialise(tmp_path / "m")
+    assert_same_module(model, deserialise(tmp_path / "m", skeleton=lambda: Mine(config)))
+
+
+def test_companions_come_along_and_load_by_their_own_means(tmp_path):
+    from tokenizers import Tokenizer, models
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({"a": 0, "b": 1, "?": 2}, unk_token="?"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="?")
+    tokenizer.chat_template = "{{ messages[0].content }}"
+    serialise(architectures.build("LlamaForCausalLM"), tmp_path / "m", companions=[tokenizer])
+    again = AutoTokenizer.from_pretrained(tmp_path / "m")
+    assert again("a b")["input_ids"] == tokenizer("a b")["input_ids"]
+    assert again.chat_template == tokenizer.chat_template
+
+
+def test_a_quantised_model_is_refused(tmp_path):
+    model = architectures.build("LlamaForCausalLM")
+    model.is_quantized = True  # as every quantiser of the library marks it
+    with pytest.raises(UnsupportedModel, match="is quantised"):
+        serialise(model, tmp_path / "m")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_on_a_gpu_the_model_is_equal_and_nothing_stays_behind(tmp_path):
+    model = architectures.build("LlamaForCausalLM")
+    serialise(model, tmp_path / "m")
+    for mapped in (None, True):
+        loaded = deserialise(tmp_path / "m", device="cuda", mapped=mapped)
+        assert {t.device.type for t in [*loaded.parameters(), *loaded.buffers()]} == {"cuda"}
+        assert_same_module(model, loaded.cpu())

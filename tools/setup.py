@@ -1,0 +1,98 @@
+"""Make .venv ready: create it, repair it or reuse it. Standard library only.
+
+A virtual environment is reused only if it stands in the same place, was finished for the same
+Python and the same list of dependencies, and still imports what it should.
+"""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv"
+PYTHON = VENV / "bin" / "python"
+READY = VENV / "ready"
+EXTRAS = sys.argv[1] if len(sys.argv) > 1 else "test"
+SPACE = 7 << 30  # bytes; the CPU build of torch needs less, the CUDA build all of it
+NEEDED = (
+    "torch tensorizer transformers diffusers sklearn skops gguf accelerate matplotlib pandas ipywidgets "
+    "jupyterlab nbconvert nbval pytest hypothesis ruff helpers"
+)
+OLDEST = (3, 11)
+
+
+def stop(problem, remedy):
+    sys.exit(f"\nset-up stopped: {problem}\n  what to do: {remedy}")
+
+
+def fingerprint():
+    """What a finished environment was made from."""
+    digest = hashlib.sha256(f"{sys.version}{VENV}{EXTRAS}".encode())
+    for name in ("pyproject.toml", "constraints.txt"):
+        digest.update((ROOT / name).read_bytes())
+    return digest.hexdigest()
+
+
+def works():
+    """Whether the environment's Python runs and finds every package that it should have."""
+    check = (
+        f"from importlib.util import find_spec as f; raise SystemExit(not all(map(f, {NEEDED.split()!r})))"
+    )
+    try:
+        return subprocess.run([PYTHON, "-c", check], stderr=subprocess.DEVNULL).returncode == 0
+    except OSError:
+        return False
+
+
+def run(arguments, problem, remedy):
+    print("$", *arguments, flush=True)
+    if subprocess.run([str(a) for a in arguments], cwd=ROOT).returncode != 0:
+        stop(problem, remedy)
+
+
+def main():
+    if sys.version_info < OLDEST:
+        stop(
+            f"Python {sys.version.split()[0]} is too old, {'.'.join(map(str, OLDEST))} or newer is needed",
+            "install a newer Python and name it: make test PYTHON=python3.12",
+        )
+    if READY.is_file() and READY.read_text() == fingerprint() and works():
+        return
+    try:
+        import ensurepip  # noqa: F401
+        import venv  # noqa: F401
+    except ImportError:
+        stop(
+            "this Python cannot make virtual environments (no venv or ensurepip)",
+            "on Debian and Ubuntu: apt-get install python3-venv; with conda: conda install pip",
+        )
+    free = shutil.disk_usage(ROOT).free
+    if free < SPACE:
+        stop(f"{free >> 30} GB are free here, {SPACE >> 30} GB are needed", "free some space")
+    again = VENV.exists()
+    print("repairing .venv" if again else "making .venv", "(some minutes, once)", flush=True)
+    READY.unlink(missing_ok=True)
+    if again:
+        shutil.rmtree(VENV)
+    run(
+        [sys.executable, "-m", "venv", VENV],
+        "the virtual environment could not be made",
+        "read the lines above",
+    )
+    pip = [PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    run(
+        [*pip, "--constraint", "constraints.txt", "--editable", f".[{EXTRAS}]"],
+        "pip could not install the packages",
+        "read the lines above; pip needs a package index it can reach (pip config list shows which)",
+    )
+    if not works():
+        stop("a package is missing after the installation", f"remove {VENV} and try again")
+    READY.write_text(fingerprint())
+
+
+if __name__ == "__main__":
+    os.environ.pop("PYTHONPATH", None)
+    main()
