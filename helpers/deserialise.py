@@ -1,16 +1,13 @@
 """Load a saved model: checked, mapped or read, equal to what was saved."""
 
-import hashlib
 from pathlib import Path
 
 import torch
 
-from helpers import families, layout, manifest, tensors
-from helpers.commit import previous_of
-from helpers.errors import CorruptFile, NotAModel, SkeletonMismatch, storage
+from helpers import errors, families, layout, manifest, storage, tensors
+from helpers.errors import ModelError, NotAModel, SkeletonMismatch
 from helpers.families.torch_module import fill
 from helpers.restore import structure_of
-from helpers.structure import problem_with
 from helpers.timeline import phase
 
 
@@ -77,28 +74,20 @@ def deserialise(
     >>> deserialise(path, skeleton=lambda: torch.nn.Linear(3, 2))
     Linear(in_features=3, out_features=2, bias=True)
     """
-    source = _whole(Path(source))
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     how = {"device": device, "mapped": mapped, "readers": readers, "progress": progress}
-    if source.is_file():
-        return _from_bare_file(source, skeleton, dtype, verify, how)
-    with phase("read the manifest"):
-        record = manifest.read(source)
-        _check_manifest(record, source, verify)
-    with phase("open the file"):
-        path = source / manifest.TENSORS
-        raw = _open_checked(path, record)
-    if verify:
-        with phase("verify"):
-            tensors.verify(path, raw, _records(record), progress=progress)
-    family = families.by_name(record.family)
-
-    def fetch():
-        found = _tensors(path, raw, record.entries, **how)
-        return _cast(found, dtype, record.structure["transient"])
-
-    model = family.load(source, record, fetch, skeleton)
-    return _on(model, device)
+    while True:
+        place, seen = storage.locate(source)
+        try:
+            load = _from_bare_file if place.is_file() else _from_directory
+            model = load(place, skeleton, dtype, verify, how)
+        except ModelError:
+            if storage.locate(source)[1] == seen:
+                raise
+        else:
+            if storage.locate(source)[1] == seen:
+                return model.to(device) if device.type != "cpu" else model
+        # a save has replaced the model meanwhile: what was read may be half of each
 
 
 def deserialise_saved_model(model_path, model_id, plaid=True):
@@ -148,58 +137,23 @@ def deserialise_saved_model(model_path, model_id, plaid=True):
     return model
 
 
-def _whole(source):
-    """The source, or the model that an interrupted save moved aside for an instant."""
-    if not source.exists() and previous_of(source).exists():
-        return previous_of(source)
-    return source
+def _from_directory(path, skeleton, dtype, verify, how):
+    with phase("open and check"):
+        record, raw = storage.open_model(path, verify)
+    if verify:
+        records = list(zip(record.entries, layout.starts(record.entries), strict=True))
+        _verify(path / manifest.TENSORS, raw, records, how)
 
+    def fetch():
+        found = _tensors(path / manifest.TENSORS, raw, record.entries, **how)
+        return _cast(found, dtype, record.structure["transient"])
 
-def _check_manifest(record, source, verify):
-    path = source / manifest.NAME
-    problem = problem_with(record.structure, record.entries)
-    if record.family not in families.ORDER:
-        problem = f"is of the unknown family {record.family!r}"
-    if problem:
-        raise CorruptFile(path, problem, "Save the model again.")
-    for name, digest in record.files.items():
-        if not (source / name).is_file():
-            raise CorruptFile(
-                source / name, "is missing", "Copy the whole directory, or save the model again."
-            )
-        if verify and hashlib.sha256((source / name).read_bytes()).hexdigest() != digest:
-            raise CorruptFile(source / name, "is not what was saved", "Restore it, or save the model again.")
-
-
-def _open_checked(path, record):
-    """Map the file of a manifest, having compared all that can be compared without its data."""
-    if not path.is_file():
-        raise CorruptFile(path, "is missing", "Copy the whole directory, or save the model again.")
-    raw = tensors.open_map(path)
-    again = "Copy or save the model again."
-    if not raw[: len(layout.MAGIC)] == layout.MAGIC:
-        raise CorruptFile(path, "is not a .tensors file", again)
-    if len(raw) != record.length:
-        state = "truncated" if len(raw) < record.length else "extended"
-        raise CorruptFile(path, f"is {state}: {len(raw):,} bytes instead of {record.length:,}", again)
-    expected = layout.prologue(record.entries, bytes.fromhex(record.fingerprint))
-    if raw[: len(expected)] != expected:
-        raise CorruptFile(path, "does not belong to the manifest beside it", again)
-    return raw
-
-
-def _records(record):
-    return list(zip(record.entries, layout.starts(record.entries), strict=True))
+    return families.by_name(record.family).load(path, record, fetch, skeleton, dtype)
 
 
 def _from_bare_file(path, skeleton, dtype, verify, how):
-    with phase("open the file"):
-        raw = tensors.open_map(path)
-        try:
-            records = layout.read_index(raw)
-        except ValueError as error:
-            kind = NotAModel if raw[: len(layout.MAGIC)] != layout.MAGIC else CorruptFile
-            raise kind(path, str(error), "Check the path, or save the model again.") from error
+    with phase("open and check"):
+        raw, records = storage.open_bare(path)
     if skeleton is None:
         raise SkeletonMismatch(
             path,
@@ -207,8 +161,7 @@ def _from_bare_file(path, skeleton, dtype, verify, how):
             "Pass skeleton=, a function that builds the empty model.",
         )
     if verify:
-        with phase("verify"):
-            tensors.verify(path, raw, records, progress=how["progress"])
+        _verify(path, raw, records, how)
     entries = [entry for entry, _ in records]
 
     def structure_for(model, found):
@@ -216,15 +169,19 @@ def _from_bare_file(path, skeleton, dtype, verify, how):
         found.update(_cast(found, dtype, structure["transient"]))
         return structure
 
-    model = fill(skeleton, lambda: _tensors(path, raw, entries, **how), structure_for, path)
-    return _on(model, how["device"])
+    return fill(skeleton, lambda: _tensors(path, raw, entries, **how), structure_for, path)
+
+
+def _verify(path, raw, records, how):
+    with phase("verify"):
+        tensors.verify(path, raw, records, progress=how["progress"])
 
 
 def _tensors(path, raw, entries, device, mapped, readers, progress):
     """Kind and tensor by name: views of the map, or memory of their own."""
     mapped = device.type != "cuda" if mapped is None else mapped
     with phase("map the weights" if mapped else "read the weights"):
-        with storage(path, "reading the weights"):
+        with errors.storage(path, "reading the weights"):
             read = {} if mapped else tensors.read(path, entries, device, readers=readers, progress=progress)
         found = {}
         for entry in entries:
@@ -246,8 +203,3 @@ def _cast(found, dtype, transient):
         else (kind, tensor)
         for name, (kind, tensor) in found.items()
     }
-
-
-def _on(model, device):
-    """Move what was not loaded but built (constants, attributes) to where the weights are."""
-    return model.to(device) if device.type != "cpu" else model

@@ -198,3 +198,26 @@ def test_of_two_first_savers_without_overwrite_one_is_told(tmp_path, monkeypatch
     with pytest.raises(StorageError, match="exists already"):
         serialise(with_value(2), path)
     assert value_of(path) == 1
+
+
+def test_a_reader_beside_an_overwriting_writer_always_gets_one_whole_model(tmp_path):
+    path = tmp_path / "m"
+    serialise(with_value(1), path)
+    code = """
+import sys, torch
+from helpers import serialise
+module = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.Linear(64, 64))
+for turn in range(10**6):
+    for parameter in module.parameters():
+        torch.nn.init.constant_(parameter, 1 + turn % 2)
+    serialise(module, sys.argv[1], overwrite=True, progress=False)
+    print(turn, flush=True)
+"""
+    writer = subprocess.Popen([sys.executable, "-c", code, path], stdout=subprocess.PIPE)
+    try:
+        writer.stdout.readline()
+        assert {value_of(path) for _ in range(150)} == {1, 2}
+    finally:
+        writer.kill()
+        writer.wait()
+        writer.stdout.close()

@@ -1,5 +1,6 @@
 """What runs before the imports must be light: ``import helpers``, prefetch, phases."""
 
+import contextlib
 import ctypes
 import mmap
 import os
@@ -82,8 +83,11 @@ def wait_until(condition, seconds=10):
 
 
 def children():
-    listing = Path(f"/proc/{os.getpid()}/task")
-    return [pid for task in listing.iterdir() for pid in (task / "children").read_text().split()]
+    found = []
+    for task in Path(f"/proc/{os.getpid()}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # the thread has ended meanwhile
+            found += (task / "children").read_text().split()
+    return found
 
 
 @pytest.mark.skipif(

@@ -4,7 +4,8 @@ A family is a module with three functions:
 
 - ``owns(model)``: is this object mine? Must not import the family's library.
 - ``save(model, folder)``: write what rebuilds the empty model into ``folder`` and return `Parts`.
-- ``load(folder, manifest, fetch, skeleton)``: rebuild it. ``fetch()`` gives the tensors.
+- ``load(folder, manifest, fetch, skeleton, dtype)``: rebuild it. ``fetch()`` gives the tensors,
+  already cast to ``dtype`` where the caller asked for one.
 """
 
 import importlib

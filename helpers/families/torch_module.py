@@ -21,7 +21,7 @@ def save(model, folder):
     return Parts(name, tensors, structure, {}, ("torch",))
 
 
-def load(folder, manifest, fetch, skeleton):
+def load(folder, manifest, fetch, skeleton, dtype):
     """Build the skeleton and fill it.
 
     Raises

@@ -65,7 +65,7 @@ def _rehearse(folder, parts):
         ) from error
 
 
-def load(folder, manifest, fetch, skeleton):
+def load(folder, manifest, fetch, skeleton, dtype):
     """Build the class that the manifest names, from config.json, and fill it.
 
     Raises
@@ -77,6 +77,8 @@ def load(folder, manifest, fetch, skeleton):
     """
     build = skeleton or (lambda: _empty(folder, manifest.class_name, manifest.settings))
     model = fill(build, fetch, lambda *_: manifest.structure, folder)
+    if dtype is not None:  # as from_pretrained records it
+        model.config.dtype = dtype
     if (folder / _GENERATION).is_file():
         from transformers import GenerationConfig
 
