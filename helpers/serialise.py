@@ -1,5 +1,6 @@
 """Save a model: one directory with its weights, its manifest, and what rebuilds it."""
 
+import contextlib
 import dataclasses
 import hashlib
 import logging
@@ -180,11 +181,10 @@ def _check_space(folder, destination, held):
 def _strangers(folder):
     """Files in a directory that no save has written, which overwriting would destroy."""
     present = {str(path.relative_to(folder)) for path in Path(folder).rglob("*") if not path.is_dir()}
-    try:
-        known = manifest.read(folder)
-    except ModelError:
-        return present  # not a saved model, or one so damaged that nobody knows what it held
-    return present - {manifest.NAME, manifest.TENSORS, *known.files}
+    ours = {manifest.NAME, manifest.TENSORS, "config.json", "generation_config.json"}
+    with contextlib.suppress(ModelError):  # a damaged manifest does not say what else was saved
+        ours |= manifest.read(folder).files.keys()
+    return present - ours if manifest.NAME in present else present
 
 
 def _versions(libraries):

@@ -299,6 +299,19 @@ def test_overwriting_never_destroys_a_file_that_no_save_has_written(saved):
     assert (saved / "notes.txt").read_text() == "mine"
 
 
+def test_a_damaged_model_can_be_overwritten_but_not_its_neighbours(saved):
+    (saved / "model.json").write_text("{")
+    serialise(build(), saved, overwrite=True)
+    deserialise(saved, skeleton=build)
+    (saved / "model.json").write_text('{"weights": "of another program"}')
+    (saved / "shard1.bin").write_text("its weights")
+    with pytest.raises(StorageError, match=r"no save has written: shard1\.bin"):
+        serialise(build(), saved, overwrite=True)
+    (saved / "model.json").unlink()
+    with pytest.raises(StorageError, match=r"model\.tensors, shard1\.bin"):
+        serialise(build(), saved, overwrite=True)
+
+
 def test_a_destination_that_is_a_file(tmp_path):
     (tmp_path / "f").write_text("x")
     with pytest.raises(StorageError, match="exists and is a file"):
