@@ -1,6 +1,8 @@
 """Load a saved model: checked, mapped or read, equal to what was saved."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -11,8 +13,30 @@ from helpers.restore import structure_of
 from helpers.timeline import phase
 
 
+class Options(NamedTuple):
+    """The keywords of `deserialise`."""
+
+    device: torch.device
+    dtype: torch.dtype | None
+    skeleton: Callable | None
+    mapped: bool | None
+    verify: bool
+    readers: int | None
+    trusted: Sequence[str]
+    progress: bool
+
+
 def deserialise(
-    source, *, device=None, dtype=None, skeleton=None, mapped=None, verify=False, readers=None, progress=True
+    source,
+    *,
+    device=None,
+    dtype=None,
+    skeleton=None,
+    mapped=None,
+    verify=False,
+    readers=None,
+    trusted=(),
+    progress=True,
 ):
     """Load a model that `serialise` saved.
 
@@ -46,6 +70,8 @@ def deserialise(
         is still checked: manifest, index, length, names, shapes, types.
     readers : int, optional
         Threads that read where the file is not mapped; by default tensorizer chooses.
+    trusted : sequence of str
+        For estimators: full names of types that are not scikit-learn's own and may be made.
     progress : bool
         Show a bar if it takes longer than 1.5 s.
 
@@ -62,6 +88,8 @@ def deserialise(
         Truncated, extended, damaged, of a future format, or parts that do not belong together.
     SkeletonMismatch
         The empty model does not fit the file, or ``skeleton`` is missing.
+    UnsupportedModel
+        An estimator needs types that are not trusted.
     StorageError
         The storage refuses.
 
@@ -75,18 +103,17 @@ def deserialise(
     Linear(in_features=3, out_features=2, bias=True)
     """
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    how = {"device": device, "mapped": mapped, "readers": readers, "progress": progress}
+    options = Options(device, dtype, skeleton, mapped, verify, readers, trusted, progress)
     while True:
         place, seen = storage.locate(source)
         try:
-            load = _from_bare_file if place.is_file() else _from_directory
-            model = load(place, skeleton, dtype, verify, how)
+            model = (_from_bare_file if place.is_file() else _from_directory)(place, options)
         except ModelError:
             if storage.locate(source)[1] == seen:
                 raise
         else:
             if storage.locate(source)[1] == seen:
-                return model.to(device) if device.type != "cpu" else model
+                return model
         # a save has replaced the model meanwhile: what was read may be half of each
 
 
@@ -137,52 +164,61 @@ def deserialise_saved_model(model_path, model_id, plaid=True):
     return model
 
 
-def _from_directory(path, skeleton, dtype, verify, how):
+def _from_directory(path, options):
     with phase("open and check"):
-        record, raw = storage.open_model(path, verify)
-    if verify:
+        record, raw = storage.open_model(path, options.verify)
+    if options.verify:
         records = list(zip(record.entries, layout.starts(record.entries), strict=True))
-        _verify(path / manifest.TENSORS, raw, records, how)
+        _verify(path / manifest.TENSORS, raw, records, options)
 
-    def fetch():
-        found = _tensors(path / manifest.TENSORS, raw, record.entries, **how)
-        return _cast(found, dtype, record.structure["transient"])
+    def fetch(device=options.device):
+        found = _tensors(path / manifest.TENSORS, raw, record.entries, device, options)
+        return _cast(found, options.dtype, record.structure["transient"])
 
-    return families.by_name(record.family).load(path, record, fetch, skeleton, dtype)
+    def child(name):
+        return _from_directory(path / name, options)
+
+    wanted = families.Wanted(fetch, child, options.device, options.dtype, options.skeleton, options.trusted)
+    return families.by_name(record.family).load(path, record, wanted)
 
 
-def _from_bare_file(path, skeleton, dtype, verify, how):
+def _from_bare_file(path, options):
     with phase("open and check"):
         raw, records = storage.open_bare(path)
-    if skeleton is None:
+    if options.skeleton is None:
         raise SkeletonMismatch(
             path,
             "is a bare .tensors file, which does not say what model it belongs to",
             "Pass skeleton=, a function that builds the empty model.",
         )
-    if verify:
-        _verify(path, raw, records, how)
-    entries = [entry for entry, _ in records]
+    if options.verify:
+        _verify(path, raw, records, options)
+
+    def fetch():
+        return _tensors(path, raw, [entry for entry, _ in records], options.device, options)
 
     def structure_for(model, found):
         structure = structure_of(model, found, path)
-        found.update(_cast(found, dtype, structure["transient"]))
+        found.update(_cast(found, options.dtype, structure["transient"]))
         return structure
 
-    return fill(skeleton, lambda: _tensors(path, raw, entries, **how), structure_for, path)
+    wanted = families.Wanted(fetch, None, options.device, options.dtype, options.skeleton, ())
+    return fill(options.skeleton, wanted, structure_for, path)
 
 
-def _verify(path, raw, records, how):
+def _verify(path, raw, records, options):
     with phase("verify"):
-        tensors.verify(path, raw, records, progress=how["progress"])
+        tensors.verify(path, raw, records, progress=options.progress)
 
 
-def _tensors(path, raw, entries, device, mapped, readers, progress):
+def _tensors(path, raw, entries, device, options):
     """Kind and tensor by name: views of the map, or memory of their own."""
-    mapped = device.type != "cuda" if mapped is None else mapped
+    mapped = device.type != "cuda" if options.mapped is None else options.mapped
     with phase("map the weights" if mapped else "read the weights"):
-        with errors.storage(path, "reading the weights"):
-            read = {} if mapped else tensors.read(path, entries, device, readers=readers, progress=progress)
+        read = {}
+        if not mapped:
+            with errors.storage(path, "reading the weights"):
+                read = tensors.read(path, entries, device, options.readers, options.progress)
         found = {}
         for entry in entries:
             tensor = read.get(entry.name)

@@ -170,3 +170,43 @@ def file_map(entries, length, title, part=lambda name: name):
     axes.set_xlabel("position in the file, MB")
     axes.legend(ncols=3, fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(0, -0.3))
     return axes
+
+
+def images(rows, title, labels=()):
+    """Small grey images, one row of them for each name.
+
+    Parameters
+    ----------
+    rows : dict of str to sequence of numpy.ndarray
+        Images of one size by row; large values are dark.
+    title : str
+    labels : sequence
+        Written above the columns.
+
+    Returns
+    -------
+    numpy.ndarray
+        The axes, by row and column.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> images({"before": [np.eye(8)], "after": [np.eye(8)]}, "Equal").shape
+    (2, 1)
+    """
+    columns = max(map(len, rows.values()))
+    figure, axes = plt.subplots(
+        len(rows), columns, figsize=(8, 0.85 * len(rows) + 0.7), squeeze=False, facecolor="white",
+        layout="constrained",
+    )  # fmt: skip
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+    for row, (name, pictures) in enumerate(rows.items()):
+        for column, (place, picture) in enumerate(zip(axes[row], pictures, strict=True)):
+            place.imshow(picture, cmap="gray_r")
+            place.set_xticks([])
+            place.set_yticks([])
+            if column == 0:
+                place.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
+            if row == 0 and column < len(labels):
+                place.set_title(labels[column], fontsize=9)
+    return axes

@@ -48,13 +48,14 @@ class Saved:
         )
 
 
-def serialise(model, destination, *, overwrite=False, companions=(), progress=True):
+def serialise(model, destination, *, overwrite=False, companions=(), trusted=(), progress=True):
     """Save a model so that `deserialise` gives it back exactly.
 
     Parameters
     ----------
-    model : torch.nn.Module
-        A transformers ``PreTrainedModel`` or any other torch module.
+    model : torch.nn.Module, diffusers.DiffusionPipeline or sklearn.base.BaseEstimator
+        A transformers ``PreTrainedModel``, a diffusers ``ModelMixin``, any other torch module; a
+        whole pipeline; a fitted estimator.
     destination : str or path-like
         A directory to be. The save is all or nothing: until it is whole and on the disk, whatever
         was there stays there.
@@ -62,6 +63,8 @@ def serialise(model, destination, *, overwrite=False, companions=(), progress=Tr
         Replace a saved model that exists there.
     companions : iterable
         Tokenizers, processors, anything with ``save_pretrained``, saved beside the model.
+    trusted : sequence of str
+        For estimators: full names of types that are not scikit-learn's own and may be saved.
     progress : bool
         Show a bar if it takes longer than 1.5 s.
 
@@ -84,31 +87,43 @@ def serialise(model, destination, *, overwrite=False, companions=(), progress=Tr
     ('torch_module', 2)
     """
     start = time.perf_counter()
-    name, family = families.of(model)
+    families.of(model)  # refuse before anything is made
     with commit.directory(destination, overwrite=overwrite, strangers=_strangers) as folder:
-        with phase("describe the model"):
-            parts = family.save(model, folder)
-            _save_companions(companions, folder)
-        with phase("write the weights"):
-            _check_space(folder, destination, parts.tensors)
-            written = tensors.write(folder / manifest.TENSORS, parts.tensors, progress=progress)
-        record = manifest.Manifest(
-            family=name,
-            class_name=parts.class_name,
-            entries=written.entries,
-            length=written.length,
-            fingerprint=written.fingerprint,
-            structure=parts.structure,
-            settings=parts.settings,
-            files={
-                str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-                for path in sorted(folder.rglob("*"))
-                if path.is_file() and path.name != manifest.TENSORS
-            },
-            versions=_versions(parts.libraries),
-        )
-        (folder / manifest.NAME).write_text(record.to_json())
-    return Saved(str(destination), name, len(written.entries), written.length, time.perf_counter() - start)
+        name, count, size = _save_into(folder, model, companions, trusted, progress)
+    return Saved(str(destination), name, count, size, time.perf_counter() - start)
+
+
+def _save_into(folder, model, companions, trusted, progress):
+    """Fill an empty directory with one model; its children fill subdirectories in the same way."""
+    name, family = families.of(model)
+    with phase("describe the model"):
+        parts = family.save(model, folder, trusted)
+        _save_companions(companions, folder)
+    below = []
+    for key, child in parts.children.items():
+        (folder / key).mkdir()
+        below.append(_save_into(folder / key, child, (), trusted, progress))
+    with phase("write the weights"):
+        _check_space(folder, parts.tensors)
+        written = tensors.write(folder / manifest.TENSORS, parts.tensors, progress=progress)
+    record = manifest.Manifest(
+        family=name,
+        class_name=parts.class_name,
+        entries=written.entries,
+        length=written.length,
+        fingerprint=written.fingerprint,
+        structure=parts.structure,
+        settings=parts.settings,
+        files={
+            path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted(folder.rglob("*"))
+            if path.is_file() and path.name != manifest.TENSORS
+        },
+        versions=_versions(parts.libraries),
+    )
+    (folder / manifest.NAME).write_text(record.to_json())
+    count = len(written.entries) + sum(child[1] for child in below)
+    return name, count, written.length + sum(child[2] for child in below)
 
 
 def serialise_model(model, save_path):
@@ -139,7 +154,7 @@ def serialise_model(model, save_path):
     try:
         held, _ = structure.capture(model, save_path)
         with commit.file(save_path) as partial:
-            _check_space(partial.parent, save_path, held)
+            _check_space(partial.parent, held)
             tensors.write(partial, held)
     except Exception:
         logger.exception("Serialisation failed")
@@ -167,12 +182,12 @@ def _save_companions(companions, folder):
         shutil.rmtree(aside)
 
 
-def _check_space(folder, destination, held):
+def _check_space(folder, held):
     needed = sum(tensor.numel() * tensor.element_size() for _, tensor in held.values())
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise StorageError(
-            destination,
+            folder.parent,
             f"no space left: {needed:,} bytes are needed, {free:,} are free",
             "Free some space or choose another place.",
         )
@@ -180,11 +195,12 @@ def _check_space(folder, destination, held):
 
 def _strangers(folder):
     """Files in a directory that no save has written, which overwriting would destroy."""
-    present = {str(path.relative_to(folder)) for path in Path(folder).rglob("*") if not path.is_dir()}
+    present = {path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if not path.is_dir()}
     ours = {manifest.NAME, manifest.TENSORS, "config.json", "generation_config.json"}
     with contextlib.suppress(ModelError):  # a damaged manifest does not say what else was saved
         ours |= manifest.read(folder).files.keys()
-    return present - ours if manifest.NAME in present else present
+    weights = {name for name in present if name.split("/")[-1] == manifest.TENSORS}
+    return present - ours - weights if manifest.NAME in present else present
 
 
 def _versions(libraries):

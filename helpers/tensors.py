@@ -41,7 +41,7 @@ def dtype_name(dtype):
     return str(dtype).removeprefix("torch.")
 
 
-def _bytes_of(tensor):
+def bytes_of(tensor):
     flat = tensor.detach().resolve_conj().resolve_neg().cpu().reshape(-1)
     if flat.stride() != (1,):  # a single element counts as contiguous whatever its stride is
         flat = flat.clone(memory_format=torch.contiguous_format)
@@ -104,7 +104,7 @@ def write(path, tensors, *, progress=True, title="serialise"):
 
 def _write_record(fd, entry, start, tensor):
     head, hash_at = layout.header(entry, start)
-    digest, data = hashlib.sha256(head), _bytes_of(tensor)
+    digest, data = hashlib.sha256(head), bytes_of(tensor)
     for begin in range(0, len(data), _CHUNK):
         chunk = data[begin : begin + _CHUNK]
         digest.update(chunk)
@@ -203,7 +203,7 @@ def verify(path, raw, records, *, progress=True):
         )
 
 
-def read(path, entries, device, *, readers=None, progress=True):
+def read(path, entries, device, readers=None, progress=True):
     """Read tensors into memory of their own, or onto a GPU, with tensorizer's parallel reader.
 
     Parameters

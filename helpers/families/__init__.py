@@ -3,17 +3,18 @@
 A family is a module with three functions:
 
 - ``owns(model)``: is this object mine? Must not import the family's library.
-- ``save(model, folder)``: write what rebuilds the empty model into ``folder`` and return `Parts`.
-- ``load(folder, manifest, fetch, skeleton, dtype)``: rebuild it. ``fetch()`` gives the tensors,
-  already cast to ``dtype`` where the caller asked for one.
+- ``save(model, folder, trusted)``: write what rebuilds the empty model into ``folder`` and
+  return `Parts`. ``trusted`` matters to estimators alone.
+- ``load(folder, manifest, wanted)``: rebuild it; ``wanted`` is a `Wanted`.
 """
 
 import importlib
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from helpers.errors import UnsupportedModel
 
-ORDER = ("transformers", "torch_module")
+ORDER = ("diffusion_pipeline", "diffusers", "transformers", "sklearn", "torch_module")
 
 
 class Parts(NamedTuple):
@@ -23,25 +24,52 @@ class Parts(NamedTuple):
     ----------
     class_name : str
         Full name of the model's class.
+    libraries : tuple of str
+        Packages whose versions are recorded.
     tensors : dict of str to (str, torch.Tensor)
         Kind and tensor by name.
     structure : dict
         From `helpers.structure.capture`.
     settings : dict
         JSON-able; what the family needs besides.
-    libraries : tuple of str
-        Packages whose versions are recorded.
+    children : dict of str to object
+        Models inside this one, each saved into a subdirectory of its own.
     """
 
     class_name: str
+    libraries: tuple
     tensors: dict
     structure: dict
     settings: dict
-    libraries: tuple
+    children: dict
+
+
+class Wanted(NamedTuple):
+    """What the caller of `helpers.deserialise` asked for, and the means to get it.
+
+    Attributes
+    ----------
+    fetch : callable
+        ``fetch()`` gives kind and tensor by name, cast and on the device; ``fetch(device)`` on
+        another.
+    child : callable
+        ``child(name)`` loads the model in a subdirectory.
+    device : torch.device
+    dtype : torch.dtype or None
+    skeleton : callable or None
+    trusted : sequence of str
+    """
+
+    fetch: Callable
+    child: Callable
+    device: Any
+    dtype: Any
+    skeleton: Any
+    trusted: Any
 
 
 def of(model):
-    """The family that an object belongs to.
+    """The family that an object belongs to, by name and as a module.
 
     Raises
     ------
@@ -55,7 +83,7 @@ def of(model):
     raise UnsupportedModel(
         f"{type(model).__module__}.{type(model).__qualname__}",
         "is no kind of model that this package knows",
-        "Pass a torch.nn.Module (a transformers model included).",
+        "Pass a torch.nn.Module, a diffusion pipeline or a scikit-learn estimator.",
     )
 
 

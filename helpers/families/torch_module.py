@@ -1,8 +1,9 @@
 """Any torch.nn.Module. Its code is not stored, so the reader builds the skeleton."""
 
 import torch
+from torch.overrides import TorchFunctionMode
 
-from helpers.errors import SkeletonMismatch
+from helpers.errors import SkeletonMismatch, UnsupportedModel
 from helpers.families import Parts
 from helpers.restore import on_meta, restore
 from helpers.structure import capture
@@ -14,14 +15,14 @@ def owns(model):
     return isinstance(model, torch.nn.Module)
 
 
-def save(model, folder):
+def save(model, folder, trusted):
     """Take the tensors and the structure; nothing else is written into ``folder``."""
     name = f"{type(model).__module__}.{type(model).__qualname__}"
     tensors, structure = capture(model, name)
-    return Parts(name, tensors, structure, {}, ("torch",))
+    return Parts(name, ("torch",), tensors, structure, {}, {})
 
 
-def load(folder, manifest, fetch, skeleton, dtype):
+def load(folder, manifest, wanted):
     """Build the skeleton and fill it.
 
     Raises
@@ -29,16 +30,16 @@ def load(folder, manifest, fetch, skeleton, dtype):
     SkeletonMismatch
         No skeleton was passed, or it does not fit.
     """
-    if skeleton is None:
+    if wanted.skeleton is None:
         raise SkeletonMismatch(
             folder,
             f"holds a {manifest.class_name}, whose code is not stored",
             f"Pass skeleton=, a function that builds it: deserialise(..., skeleton={manifest.class_name}).",
         )
-    return fill(skeleton, fetch, lambda *_: manifest.structure, folder)
+    return fill(wanted.skeleton, wanted, lambda *_: manifest.structure, folder)
 
 
-def fill(build, fetch, structure_for, source):
+def fill(build, wanted, structure_for, source):
     """Build an empty model and put the stored tensors into it.
 
     The model is built on the meta device, where nothing is allocated or initialised. Some
@@ -49,8 +50,8 @@ def fill(build, fetch, structure_for, source):
     ----------
     build : callable
         Builds the empty model.
-    fetch : callable
-        Gives the tensors, by name.
+    wanted : helpers.families.Wanted
+        Gives the tensors.
     structure_for : callable
         Called with the empty model and the tensors; gives the structure to restore.
     source : str or path-like
@@ -65,9 +66,9 @@ def fill(build, fetch, structure_for, source):
     SkeletonMismatch
         The empty model does not fit, or a part of it stays without data.
     """
-    tensors = fetch()
-    for make in (_on_meta, _for_real):
-        with phase("build the empty model"):
+    tensors = wanted.fetch()
+    for make, name in ((_on_meta, "build the empty model"), (_for_real, "build the model for real")):
+        with phase(name):
             model = make(build)
         if model is None:
             continue
@@ -79,7 +80,8 @@ def fill(build, fetch, structure_for, source):
             copy = dict(tensors)
             restore(model, copy, structure_for(model, copy), source)
         if not (empty := on_meta(model)):
-            return model
+            # what was built, not loaded (constants), follows to where the weights are
+            return model.to(wanted.device) if wanted.device.type != "cpu" else model
     raise SkeletonMismatch(
         source,
         f"these have no data after loading: {', '.join(empty)}",
@@ -87,9 +89,40 @@ def fill(build, fetch, structure_for, source):
     )
 
 
+def rehearse(build, tensors, structure, name):
+    """Make sure, while saving, that the empty model can be built again and fits.
+
+    Raises
+    ------
+    UnsupportedModel
+        The model is not what its configuration builds.
+    """
+    meta = {key: (kind, tensor.to("meta")) for key, (kind, tensor) in tensors.items()}
+    empty = _on_meta(build)
+    try:
+        if empty is None:
+            empty = _for_real(build)
+        restore(empty, meta, structure, name)
+    except SkeletonMismatch as error:
+        raise UnsupportedModel(
+            name,
+            f"is not what its configuration builds ({error.problem})",
+            "Merge adapters, or make it a part of a torch.nn.Module of your own and load with skeleton=.",
+        ) from error
+
+
+class _NoInitialisation(TorchFunctionMode):
+    """Skips ``torch.nn.init``: on the meta device there is nothing to fill, and asking costs half the build."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if getattr(function, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if kwargs and "tensor" in kwargs else args[0]
+        return function(*args, **(kwargs or {}))
+
+
 def _on_meta(build):
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _NoInitialisation():
             return build()
     except Exception:  # whatever it is, the build for real repeats it if it was not meta's doing
         return None

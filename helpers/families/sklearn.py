@@ -1,0 +1,213 @@
+"""Fitted scikit-learn estimators without pickle: skops for the structure, tensors for the arrays.
+
+skops writes a zip file: ``schema.json``, which says how the object is made of types that can be
+audited, and one ``.npy`` file for each array. Here the arrays' data goes into model.tensors like
+any other model's; ``structure.zip`` keeps the rest, each array reduced to its header. Loading
+puts the data back behind the headers and lets skops rebuild the object.
+"""
+
+import io
+import sys
+import warnings
+import zipfile
+from importlib.metadata import version
+
+import numpy as np
+import torch
+
+from helpers.errors import CorruptFile, UnsupportedModel
+from helpers.families import Parts
+from helpers.structure import KEYS
+from helpers.tensors import bytes_of
+
+_STRUCTURE = "structure.zip"
+# What scikit-learn's own estimators hold of numpy and scipy: containers of numbers, and functions
+# of numbers. skops leaves it to its callers to trust them.
+_HARMLESS = {
+    "numpy.dtype",
+    "numpy.mean",
+    "scipy.interpolate._bsplines.BSpline",
+    "scipy._lib.array_api_compat.numpy._aliases.asarray",
+    *(
+        f"scipy.sparse._{form}.{form}_{kind}"
+        for form in ("csr", "csc", "coo")
+        for kind in ("matrix", "array")
+    ),
+}
+_LIMIT = 1 << 30  # bytes: a structure holds no data, so a larger one is a zip bomb
+
+
+def owns(model):
+    """Whether the object is an estimator, scikit-learn's own or derived from one."""
+    base = sys.modules.get("sklearn.base")
+    return base is not None and isinstance(model, base.BaseEstimator)
+
+
+def save(model, folder, trusted):
+    """Let skops describe the estimator, and part the arrays from the structure.
+
+    Raises
+    ------
+    UnsupportedModel
+        The estimator is not fitted, or holds a function or type that will not be found or
+        trusted when it is loaded; the attribute is named.
+    """
+    import skops.io
+
+    name = f"{type(model).__module__}.{type(model).__qualname__}"
+    _check_fitted(model, name)
+    try:
+        data = skops.io.dumps(model)
+        strangers = _untrusted(data, trusted)
+    except Exception as error:  # skops raises many types
+        raise UnsupportedModel(
+            name, f"cannot be described by skops ({error})", "See skops' documentation."
+        ) from error
+    if strangers:
+        places = [_where(model, stranger) for stranger in strangers]
+        raise UnsupportedModel(
+            name,
+            f"holds what is not scikit-learn's own: {', '.join(places)}",
+            "Replace a lambda by a function of a module; pass trusted=[...] here and when loading, if you trust these.",
+        )
+    try:
+        skops.io.loads(data, trusted=skops.io.get_untrusted_types(data=data))
+    except Exception as error:
+        raise UnsupportedModel(
+            name, f"is described by skops but not rebuilt ({error})", "Use importable functions and types."
+        ) from error
+    tensors = {}
+    with zipfile.ZipFile(folder / _STRUCTURE, "w", zipfile.ZIP_DEFLATED) as structure:
+        for member, content in _members(data):
+            head, tensor = _part(content) if member.endswith(".npy") else (content, None)
+            structure.writestr(member, head)
+            if tensor is not None:
+                tensors[member] = ("buffer", tensor)
+    empty = {key: kind() for key, kind in KEYS.items()}
+    return Parts(name, ("scikit-learn", "skops", "numpy"), tensors, empty, {}, {})
+
+
+def load(folder, manifest, wanted):
+    """Put the arrays back behind their headers and let skops rebuild the estimator.
+
+    Raises
+    ------
+    CorruptFile
+        The structure is unreadable or does not fit the arrays.
+    UnsupportedModel
+        It holds types that are neither scikit-learn's own nor in ``trusted``, or a dtype was asked for.
+    """
+    import skops.io
+
+    if wanted.dtype is not None:
+        raise UnsupportedModel(folder, "is an estimator, whose types are fixed", "Load it without dtype.")
+    saved, here = manifest.versions.get("scikit-learn"), version("scikit-learn")
+    if saved != here:
+        warnings.warn(
+            f"{folder} was saved by scikit-learn {saved} and is loaded by {here}: check its predictions.",
+            stacklevel=5,
+        )
+    tensors = {name: tensor for name, (_, tensor) in wanted.fetch(torch.device("cpu")).items()}
+    try:
+        data = _whole(folder / _STRUCTURE, tensors)
+        strangers = _untrusted(data, wanted.trusted)
+        if not strangers:
+            return skops.io.loads(data, trusted=skops.io.get_untrusted_types(data=data))
+    except Exception as error:  # skops and zipfile raise many types
+        raise CorruptFile(
+            folder / _STRUCTURE, f"cannot be rebuilt ({error})", "Save the model again."
+        ) from error
+    raise UnsupportedModel(
+        folder,
+        f"needs types that are not scikit-learn's own: {', '.join(strangers)}",
+        f"If you trust them: deserialise(..., trusted={strangers!r}).",
+    )
+
+
+def _untrusted(data, trusted):
+    import skops.io
+
+    found = skops.io.get_untrusted_types(data=data)
+    return [name for name in found if not name.startswith("sklearn.") and name not in {*trusted, *_HARMLESS}]
+
+
+def _check_fitted(model, name):
+    from sklearn.exceptions import NotFittedError
+    from sklearn.utils.validation import check_is_fitted
+
+    for step, part in [*getattr(model, "steps", ()), ("", model)]:
+        try:
+            if part is not None and not isinstance(part, str):
+                check_is_fitted(part)
+        except NotFittedError:
+            what = f"step {step!r} ({type(part).__name__}) is not fitted" if step else "is not fitted"
+            raise UnsupportedModel(name, what, "Call fit() first.") from None
+
+
+def _where(held, stranger, path="", seen=None):
+    """Where in an object a type or a function of this full name is, as an attribute path."""
+    seen = set() if seen is None else seen
+    named = held if callable(held) and hasattr(held, "__name__") else type(held)
+    if stranger in {f"{named.__module__}.{named.__name__}", f"{named.__module__}.{named.__qualname__}"}:
+        return f"{path or 'itself'} ({stranger})"
+    if id(held) in seen or isinstance(held, (str, bytes, np.ndarray)):
+        return None
+    seen.add(id(held))
+    inside = {}
+    if isinstance(held, dict):
+        inside = {f"{path}[{key!r}]": value for key, value in held.items()}
+    elif isinstance(held, (list, tuple)):
+        inside = {f"{path}[{i}]": value for i, value in enumerate(held)}
+    elif hasattr(held, "__dict__") and not isinstance(held, type):
+        inside = {f"{path}.{key}".lstrip("."): value for key, value in vars(held).items()}
+    for place, value in inside.items():
+        if found := _where(value, stranger, place, seen):
+            return found
+    return None if path else f"({stranger})"
+
+
+def _members(data):
+    """Files of a zip, those of inner .npz files too, as name and content."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        for name in archive.namelist():
+            if name.endswith(".npz"):  # a sparse matrix: a zip of arrays
+                yield from ((f"{name}/{inner}", content) for inner, content in _members(archive.read(name)))
+            else:
+                yield name, archive.read(name)
+
+
+def _part(content):
+    """An .npy file as its header and a tensor; types that torch lacks become bytes."""
+    file = io.BytesIO(content)
+    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    shape, fortran, dtype = read[np.lib.format.read_magic(file)](file)
+    head, raw = content[: file.tell()], np.frombuffer(content, np.uint8, offset=file.tell())
+    try:
+        raw = raw.view(dtype).reshape(shape[::-1] if fortran else shape)
+        return head, torch.from_numpy(raw.copy())
+    except (TypeError, ValueError):  # structured, text, big-endian
+        return head, torch.from_numpy(np.frombuffer(content, np.uint8, offset=len(head)).copy())
+
+
+def _whole(path, tensors):
+    """The zip file that skops wrote, from the structure and the arrays."""
+    with zipfile.ZipFile(path) as structure:
+        if sum(info.file_size for info in structure.infolist()) > _LIMIT:
+            raise ValueError("it unpacks to more than a structure can need")
+        files = {name: structure.read(name) for name in structure.namelist()}
+    for name in files:
+        if name.endswith(".npy") and name in tensors:
+            files[name] += bytes(bytes_of(tensors[name]))
+    inner = {}
+    for name in [name for name in files if ".npz/" in name]:
+        outer, _, member = name.partition("/")
+        inner.setdefault(outer, {})[member] = files.pop(name)
+    return _zip(files | {name: _zip(members) for name, members in inner.items()})
+
+
+def _zip(files):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
