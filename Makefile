@@ -1,13 +1,14 @@
 # make run    set up, run the whole workbook, write build/html/index.html
 # make test   set up, lint, unit tests, every notebook
 # make lab    set up, open JupyterLab
+# make bench  set up, time every loader on a 3.4 GB model (half an hour, 20 GB of disk)
 # make execute  run the notebooks in place, so that their stored outputs are real
 
 PYTHON ?= python3
 BIN = .venv/bin
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: run test lab execute setup
+.PHONY: run test lab bench execute setup
 
 run: setup
 	$(BIN)/python tools/workbook.py site
@@ -21,8 +22,11 @@ test: setup
 lab: setup
 	$(BIN)/jupyter lab notebooks
 
+bench: setup
+	$(BIN)/python -m helpers.bench --model 1.7b --rounds 5 --json build/bench.json
+
 execute: setup
 	$(BIN)/python tools/workbook.py execute
 
 setup:
-	@$(PYTHON) tools/setup.py
+	@$(PYTHON) tools/setup.py test,peers

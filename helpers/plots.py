@@ -11,6 +11,12 @@ LOADERS = {
     "from_pretrained": "#E69F00",
     "guide's snippet": "#D55E00",
     "tensorizer": "#CC79A7",
+    "safetensors": "#F0E442",
+    "torch.load": "#999999",
+    "Run:ai streamer": "#009E73",
+    "fastsafetensors": "#56B4E9",
+    "flashpack": "#000000",
+    "InstantTensor": "#666666",
 }
 STEPS = ("#56B4E9", "#009E73", "#F0E442", "#0072B2", "#E69F00", "#CC79A7", "#D55E00", "#999999")
 
@@ -21,6 +27,12 @@ def new(title, height=2.8, width=8.0):
     figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
     axes.spines[["top", "right"]].set_visible(False)
     return axes
+
+
+def colour(loader):
+    """The colour of a loader in every chart; variants of one loader share it."""
+    known = [name for name in LOADERS if loader.startswith(name)]
+    return LOADERS[known[0]] if known else STEPS[0]
 
 
 def waterfall(phases, title, seconds=None):

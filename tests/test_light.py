@@ -1,8 +1,6 @@
 """What runs before the imports must be light: ``import helpers``, prefetch, phases."""
 
 import contextlib
-import ctypes
-import mmap
 import os
 import subprocess
 import sys
@@ -13,6 +11,7 @@ import pytest
 
 import helpers
 from helpers import Timeline, phase
+from helpers.bench.pagecache import evict, resident
 
 
 def python(code, *arguments):
@@ -55,24 +54,6 @@ print(all(map(callable, (serialise, deserialise, prefetch, helpers.serialise))))
     assert set(helpers.__all__) <= set(dir(helpers))
     with pytest.raises(AttributeError, match="nonsense"):
         _ = helpers.nonsense
-
-
-def resident(path):
-    """Fraction of a file in the page cache, by mincore(2)."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, flags=mmap.MAP_PRIVATE) as raw:
-        pages = -(-len(raw) // mmap.PAGESIZE)
-        vector = (ctypes.c_ubyte * pages)()
-        address = ctypes.addressof(ctypes.c_char.from_buffer(raw))
-        assert libc.mincore(ctypes.c_void_p(address), ctypes.c_size_t(len(raw)), vector) == 0
-        return sum(v & 1 for v in vector) / pages
-
-
-def evict(path):
-    fd = os.open(path, os.O_RDONLY)
-    os.fsync(fd)
-    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-    os.close(fd)
 
 
 def wait_until(condition, seconds=10):

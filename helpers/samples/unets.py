@@ -2,7 +2,7 @@
 
 import torch
 
-from helpers.samples import places
+from helpers import places
 
 _STEPS = 50
 

@@ -2,5 +2,5 @@
 
 from pathlib import Path
 
-DATA = Path(__file__).resolve().parent.parent.parent / "data"
+DATA = Path(__file__).resolve().parent.parent / "data"
 CACHE = DATA / "cache"  # fetched or made once, ignored by git
