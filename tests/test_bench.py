@@ -185,3 +185,17 @@ def test_a_file_is_made_cold_and_warm(tmp_path):
 
 def test_every_format_of_the_table_is_one_that_can_be_made():
     assert {form for _, form, _ in ALL.values()} == set(models.FORMATS)
+
+
+def test_the_figures_in_the_readme_are_those_of_the_recorded_run():
+    from helpers.bench import chart
+
+    readme = (places.DATA.parent / "README.md").read_text()
+    shown = readme.partition("1.7b-cpu.json -->\n")[2].partition("<!-- /figures -->")[0]
+    recorded = json.loads((places.DATA / "results" / "1.7b-cpu.json").read_text())
+    assert shown.strip() == "\n".join(chart.lines(recorded)).strip()
+    rounds = {(entry["route"], entry["state"]): 0 for entry in recorded["runs"]}
+    for entry in recorded["runs"]:
+        rounds[entry["route"], entry["state"]] += 1
+    assert set(rounds.values()) == {5}
+    assert {"versions", "machine", "date"} <= recorded.keys()

@@ -171,3 +171,36 @@ def picture(result, state, measure="fresh process to first token"):
     axes.set_xlim(0, axes.get_xlim()[1] * 1.08)
     axes.set_xlabel(f"seconds, median of {max(map(len, found.values()))} rounds with minimum and maximum")
     return axes
+
+
+def growth(results, state, measure, routes):
+    """How a time grows with the size of the model: one line for each route.
+
+    Parameters
+    ----------
+    results : list of dict
+        Of models of different sizes.
+    state, measure : str
+        As for `picture`.
+    routes : list of str
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+    """
+    from helpers import plots
+
+    axes = plots.new(f"{measure}, {state}: what is mapped hardly grows, what is copied does", 3.2)
+    for route in routes:
+        points = sorted(
+            (result["bytes"][route] / 1e9, statistics.median(values(result, state, route, measure).values()))
+            for result in results
+        )
+        sizes, seconds = zip(*points, strict=True)
+        axes.plot(sizes, seconds, marker="o", color=plots.colour(route), label=route)
+        axes.annotate(f" {route}: {seconds[-1]:.2f} s", (sizes[-1], seconds[-1]), fontsize=8, va="center")
+    axes.set_xlim(0, axes.get_xlim()[1] * 1.35)
+    axes.set_ylim(0, None)
+    axes.set_xlabel("size of the file, GB")
+    axes.set_ylabel("seconds")
+    return axes
