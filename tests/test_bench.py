@@ -154,7 +154,13 @@ def test_ctrl_c_keeps_the_finished_rounds_and_leaves_nothing(tiny, tmp_path):
     command = [sys.executable, "-m", "helpers.bench", "--model", tiny, "--rounds", "50"]
     command += ["--routes", "from_pretrained", "--json", tmp_path / "r.json", "--png", tmp_path / "p.png"]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # a shell lets its background jobs ignore Ctrl-C, and what they start inherits that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         seen = ""
         while "round 2/50" not in seen:
