@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from helpers.errors import SkeletonMismatch
-from helpers.structure import KEYS, OWN, slots, value
+from helpers.structure import OWN, blank, modes, slots, value
 
 
 def restore(skeleton, tensors, structure, source):
@@ -172,7 +172,7 @@ def structure_of(skeleton, tensors, source):
     SkeletonMismatch
         If the file holds different values under names that the skeleton ties.
     """
-    structure = {key: kind() for key, kind in KEYS.items()}
+    structure = blank()
     groups, unequal = {}, []
     for name, owner, key, kind in slots(skeleton):
         old = value(owner, key, kind)
@@ -198,13 +198,7 @@ def structure_of(skeleton, tensors, source):
             f"the skeleton ties what the file holds with different values: {', '.join(unequal)}",
             "Build the skeleton without these ties.",
         )
-    structure["training"] = skeleton.training
-    structure["other_mode"] = [
-        name
-        for name, module in skeleton.named_modules(remove_duplicate=False)
-        if module.training != skeleton.training
-    ]
-    return structure
+    return structure | modes(skeleton)
 
 
 def _same_bytes(one, other):

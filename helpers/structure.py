@@ -29,6 +29,18 @@ KEYS = {
 }
 
 
+def blank():
+    """A structure that says nothing special: of a model without torch modules, or to fill in."""
+    return {key: kind() for key, kind in KEYS.items()}
+
+
+def modes(module):
+    """The two entries of a structure that tell train from eval mode."""
+    parts = module.named_modules(remove_duplicate=False)
+    other = [name for name, part in parts if part.training != module.training]
+    return {"training": module.training, "other_mode": other}
+
+
 def slots(module):
     """Every place for a tensor: name, owner, key and kind; a shared submodule under all its names."""
     for prefix, owner in module.named_modules(remove_duplicate=False):
@@ -75,7 +87,7 @@ def capture(module, source="the model"):
         module with an extra state of its own.
     """
     tensors, problems = {}, []
-    structure = {key: kind() for key, kind in KEYS.items()}
+    structure = blank()
     first_name, first_memory = {}, {}
     for name, owner, key, kind in [*slots(module), *_attributes(module)]:
         tensor = value(owner, key, kind)
@@ -116,13 +128,7 @@ def capture(module, source="the model"):
             f"cannot be saved exactly because of {', '.join(problems)}",
             "Materialise, densify, dequantise or remove these first.",
         )
-    structure["training"] = module.training
-    structure["other_mode"] = [
-        name
-        for name, part in module.named_modules(remove_duplicate=False)
-        if part.training != module.training
-    ]
-    return tensors, structure
+    return tensors, structure | modes(module)
 
 
 def _unsupported(tensor):

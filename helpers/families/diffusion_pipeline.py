@@ -5,7 +5,7 @@ import sys
 from helpers.errors import UnsupportedModel
 from helpers.families import Parts, diffusers, library, transformers
 from helpers.families.transformers import readable
-from helpers.structure import KEYS
+from helpers.structure import blank
 
 # What a pipeline may hold besides models; each saves and loads itself, without weights.
 _WEIGHTLESS = (
@@ -54,9 +54,7 @@ def save(pipeline, folder, trusted):
             "Save these components one by one.",
         )
     pipeline.save_config(folder)
-    return Parts(
-        name, ("diffusers", "transformers", "torch"), {}, {k: v() for k, v in KEYS.items()}, {}, children
-    )
+    return Parts(name, ("diffusers", "transformers", "torch"), {}, blank(), {}, children)
 
 
 def load(folder, manifest, wanted):

@@ -17,7 +17,7 @@ import torch
 
 from helpers.errors import CorruptFile, UnsupportedModel
 from helpers.families import Parts
-from helpers.structure import KEYS
+from helpers.structure import blank
 from helpers.tensors import bytes_of
 
 _STRUCTURE = "structure.zip"
@@ -58,7 +58,7 @@ def save(model, folder, trusted):
     _check_fitted(model, name)
     try:
         data = skops.io.dumps(model)
-        strangers = _untrusted(data, trusted)
+        needed, strangers = _types(data, trusted)
     except Exception as error:  # skops raises many types
         raise UnsupportedModel(
             name, f"cannot be described by skops ({error})", "See skops' documentation."
@@ -71,7 +71,7 @@ def save(model, folder, trusted):
             "Replace a lambda by a function of a module; pass trusted=[...] here and when loading, if you trust these.",
         )
     try:
-        skops.io.loads(data, trusted=skops.io.get_untrusted_types(data=data))
+        skops.io.loads(data, trusted=needed)
     except Exception as error:
         raise UnsupportedModel(
             name, f"is described by skops but not rebuilt ({error})", "Use importable functions and types."
@@ -83,8 +83,7 @@ def save(model, folder, trusted):
             structure.writestr(member, head)
             if tensor is not None:
                 tensors[member] = ("buffer", tensor)
-    empty = {key: kind() for key, kind in KEYS.items()}
-    return Parts(name, ("scikit-learn", "skops", "numpy"), tensors, empty, {}, {})
+    return Parts(name, ("scikit-learn", "skops", "numpy"), tensors, blank(), {}, {})
 
 
 def load(folder, manifest, wanted):
@@ -110,9 +109,9 @@ def load(folder, manifest, wanted):
     tensors = {name: tensor for name, (_, tensor) in wanted.fetch(torch.device("cpu")).items()}
     try:
         data = _whole(folder / _STRUCTURE, tensors)
-        strangers = _untrusted(data, wanted.trusted)
+        needed, strangers = _types(data, wanted.trusted)
         if not strangers:
-            return skops.io.loads(data, trusted=skops.io.get_untrusted_types(data=data))
+            return skops.io.loads(data, trusted=needed)
     except Exception as error:  # skops and zipfile raise many types
         raise CorruptFile(
             folder / _STRUCTURE, f"cannot be rebuilt ({error})", "Save the model again."
@@ -124,11 +123,13 @@ def load(folder, manifest, wanted):
     )
 
 
-def _untrusted(data, trusted):
+def _types(data, trusted):
+    """Types that skops asks its caller to trust, and those of them that nobody here trusts."""
     import skops.io
 
-    found = skops.io.get_untrusted_types(data=data)
-    return [name for name in found if not name.startswith("sklearn.") and name not in {*trusted, *_HARMLESS}]
+    needed = skops.io.get_untrusted_types(data=data)
+    known = {*trusted, *_HARMLESS}
+    return needed, [name for name in needed if not name.startswith("sklearn.") and name not in known]
 
 
 def _check_fitted(model, name):
