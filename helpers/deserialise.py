@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from helpers import errors, families, layout, manifest, storage, tensors
+from helpers import errors, families, layout, manifest, readahead, storage, tensors
 from helpers.errors import ModelError, NotAModel, SkeletonMismatch
 from helpers.families.torch_module import fill
 from helpers.restore import structure_of
@@ -63,8 +63,9 @@ def deserialise(
     skeleton : callable, optional
         Builds the empty model; for a custom torch module. Called with the meta device active.
     mapped : bool, optional
-        By default map where the device is not cuda. False: read into private memory. True with a
-        GPU: map, then copy to it.
+        By default map where the device is not cuda; a file on network storage is read into the page
+        cache first, and not mapped if it is larger than the memory. False: read into private
+        memory. True with a GPU: map, then copy to it.
     verify : bool
         Compare every tensor and file with its stored hash. Without it all that costs no data read
         is still checked: manifest, index, length, names, shapes, types.
@@ -167,18 +168,18 @@ def deserialise_saved_model(model_path, model_id, plaid=True):
 def _from_directory(path, options):
     with phase("open and check"):
         record, raw = storage.open_model(path, options.verify)
-    if options.verify:
-        records = list(zip(record.entries, layout.starts(record.entries), strict=True))
-        _verify(path / manifest.TENSORS, raw, records, options)
+    weights = path / manifest.TENSORS
 
     def fetch(device=options.device):
-        found = _tensors(path / manifest.TENSORS, raw, record.entries, device, options)
+        found = _tensors(weights, raw, record.entries, device, options)
         return _cast(found, options.dtype, record.structure["transient"])
 
     def child(name):
         return _from_directory(path / name, options)
 
     wanted = families.Wanted(fetch, child, options.device, options.dtype, options.skeleton, options.trusted)
+    if options.verify:
+        _verify(weights, raw, list(zip(record.entries, layout.starts(record.entries), strict=True)), options)
     return families.by_name(record.family).load(path, record, wanted)
 
 
@@ -191,8 +192,6 @@ def _from_bare_file(path, options):
             "is a bare .tensors file, which does not say what model it belongs to",
             "Pass skeleton=, a function that builds the empty model.",
         )
-    if options.verify:
-        _verify(path, raw, records, options)
 
     def fetch():
         return _tensors(path, raw, [entry for entry, _ in records], options.device, options)
@@ -203,17 +202,24 @@ def _from_bare_file(path, options):
         return structure
 
     wanted = families.Wanted(fetch, None, options.device, options.dtype, options.skeleton, ())
+    if options.verify:
+        _verify(path, raw, records, options)
     return fill(options.skeleton, wanted, structure_for, path)
 
 
 def _verify(path, raw, records, options):
+    readahead.ready(path)
     with phase("verify"):
         tensors.verify(path, raw, records, progress=options.progress)
 
 
 def _tensors(path, raw, entries, device, options):
     """Kind and tensor by name: views of the map, or memory of their own."""
-    mapped = device.type != "cuda" if options.mapped is None else options.mapped
+    mapped = options.mapped
+    if mapped is None:
+        mapped = device.type != "cuda" and readahead.may_map(path)
+    if mapped:
+        readahead.ready(path)
     with phase("map the weights" if mapped else "read the weights"):
         read = {}
         if not mapped:

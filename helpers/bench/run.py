@@ -10,9 +10,14 @@ from importlib.metadata import PackageNotFoundError, version
 
 from helpers.bench import pagecache
 from helpers.bench.routes import ALL
+from helpers.prefetch import pull
 
 REFERENCE = "from_pretrained"
 _COLD = 0.02  # at most this share of a file may be left in the page cache
+# Seconds between emptying the cache and a cold start. A virtual machine gives memory that is free
+# back to its host within seconds; a start right behind the emptying would still find it at hand,
+# which a service's start never does. Measured: without the pause all cold rows are up to 2 x faster.
+_SETTLE = 5
 PACKAGES = (
     "torch", "transformers", "diffusers", "tensorizer", "safetensors", "runai-model-streamer",
     "fastsafetensors", "flashpack", "instanttensor",
@@ -65,13 +70,19 @@ def measure(model, routes, rounds, device, states=("warm", "cold"), report=print
         "storage": [],
         "runs": [],
     }
+    code = libraries(model)
     try:
         for turn in range(rounds):
             for state in states:
                 if state == "cold":
                     result["storage"].append(_plain_read(model))
                 for name in routes:
-                    run = {"round": turn, "state": state, "route": name, **_one(model, name, device, state)}
+                    run = {
+                        "round": turn,
+                        "state": state,
+                        "route": name,
+                        **_one(model, name, device, state, code),
+                    }
                     result["runs"].append(run)
                     report(f"round {turn + 1}/{rounds}  {state}  {name:<22} {_summary(run)}")
     except KeyboardInterrupt:
@@ -108,13 +119,42 @@ def _plain_read(model):
     """Seconds of a plain sequential cold read of the weights: the storage's own limit."""
     path = model.file("helpers" if (model.folder / "helpers").exists() else "hf")
     pagecache.evict(path)
+    time.sleep(_SETTLE)
     return {"bytes": path.stat().st_size, "seconds": pagecache.read_through(path)}
 
 
-def _one(model, name, device, state):
+_LIBRARIES = """
+import json, sys
+from pathlib import Path
+from helpers.bench.models import Model
+from helpers import deserialise
+Model("", Path(sys.argv[1])).model_class()
+modules = [vars(m) for m in list(sys.modules.values()) if hasattr(m, "__dict__")]
+found = {m.get(key) for m in modules for key in ("__file__", "__cached__")}
+if Path("/proc/self/maps").exists():
+    found |= {line.split(maxsplit=5)[-1] for line in Path("/proc/self/maps").read_text().splitlines()}
+print(json.dumps(sorted(name for name in found if isinstance(name, str) and Path(name).is_file())))
+"""
+
+
+def libraries(model):
+    """The files that importing the model's class reads: code, and shared libraries.
+
+    They are put into the page cache before every run, cold ones too: otherwise the rows would
+    differ by what the system happens to have thrown out since the last one.
+    """
+    command = [sys.executable, "-c", _LIBRARIES, str(model.folder)]
+    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def _one(model, name, device, state, code=()):
+    for file in code:
+        pull(file)
     path = model.file(ALL[name][1])
     pagecache.evict(path) if state == "cold" else pagecache.read_through(path)
     left = pagecache.resident(path)
+    if state == "cold":
+        time.sleep(_SETTLE)
     arguments = {"name": model.name, "folder": str(model.folder), "route": name, "device": device}
     command = [sys.executable, "-m", "helpers.bench.child"]
     spawned = time.perf_counter()

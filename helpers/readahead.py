@@ -1,0 +1,103 @@
+"""Make a file on network storage ready to be mapped.
+
+A map reads what is touched, page by page, when it is touched. From a local disk that is as good as
+reading (timing notebook); from a network mount it is up to 30 times slower (safetensors issue 562,
+diffusers issue 12680). So a file there is read once through before its map is touched.
+"""
+
+import os
+from pathlib import Path
+
+from helpers import machine
+from helpers.errors import storage
+from helpers.prefetch import pull
+from helpers.timeline import phase
+
+_SAMPLES = 64
+# Where mapping is as good as reading. All else counts as a network mount: nfs, cifs, 9p, fuse.*, ceph, lustre…
+_LOCAL = {
+    "ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "zfs", "bcachefs", "jfs", "reiserfs", "tmpfs", "ramfs",
+    "overlay", "squashfs", "erofs", "fuseblk", "vfat", "exfat", "ntfs", "ntfs3", "iso9660",
+}  # fmt: skip
+
+
+def may_map(path):
+    """Whether mapping a file is wise: not if it lies on network storage and is larger than the memory.
+
+    The page cache could not hold it, so pages would be fetched again and again, piece by piece.
+
+    Examples
+    --------
+    >>> may_map(__file__)
+    True
+    """
+    return not on_network(path) or os.path.getsize(path) < machine.available_bytes()
+
+
+def ready(path):
+    """Read a file on network storage into the page cache, unless it is there already.
+
+    Parameters
+    ----------
+    path : str or path-like
+
+    Raises
+    ------
+    StorageError
+        The file cannot be read.
+    """
+    if on_network(path) and not cached(path):
+        with phase("read ahead"), storage(path, "reading the weights"):
+            pull(path)
+
+
+def cached(path):
+    """Whether a file is in the page cache, judged by 64 of its pages, which reads none of them.
+
+    ``preadv2(2)`` with ``RWF_NOWAIT`` refuses to wait for a disk. False where there is no such call.
+    """
+    if not hasattr(os, "RWF_NOWAIT"):
+        return False
+    size, byte = os.path.getsize(path), bytearray(1)
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        for i in range(_SAMPLES):
+            os.preadv(fd, [byte], i * (size - 1) // (_SAMPLES - 1), os.RWF_NOWAIT)
+    except OSError:  # not there, or a filesystem that does not say
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
+def on_network(path):
+    """Whether a path lies on anything but a local disk, by the type of its mount.
+
+    Examples
+    --------
+    >>> on_network("/dev/shm")
+    False
+    """
+    return filesystem(path) not in _LOCAL | {None}
+
+
+def filesystem(path):
+    """The type of the filesystem that holds a path, as ``/proc/self/mountinfo`` names it.
+
+    Returns
+    -------
+    str or None
+        None where the system has no such list (macOS).
+    """
+    try:
+        mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+    except OSError:
+        return None
+    path, found, longest = os.path.realpath(path), None, -1
+    for line in mounts:  # "36 35 98:0 /root /mount/point rw … - ext3 /dev/root rw", proc(5)
+        fields = line.split()
+        point = fields[4].encode().decode("unicode_escape")  # a space is written \040
+        inside = path == point or path.startswith(point.rstrip("/") + "/")
+        if inside and len(point) >= longest:  # a later mount hides an earlier one
+            found, longest = fields[fields.index("-") + 1], len(point)
+    return found
