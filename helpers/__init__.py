@@ -17,10 +17,12 @@ _HOME = {
     "Timeline": "timeline",
     "deserialise": "deserialise",
     "deserialise_saved_model": "deserialise",
+    "inspect": "inspect",
     "phase": "timeline",
     "prefetch": "prefetch",
     "serialise": "serialise",
     "serialise_model": "serialise",
+    "verify": "verify",
 }
 __all__ = list(_HOME)
 

@@ -1,29 +1,13 @@
 """Load a saved model: checked, mapped or read, equal to what was saved."""
 
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
-from helpers import errors, families, layout, manifest, readahead, storage, tensors
-from helpers.errors import ModelError, NotAModel, SkeletonMismatch
-from helpers.families.torch_module import fill
-from helpers.restore import structure_of
+from helpers import loading, storage
+from helpers.errors import ModelError, NotAModel
+from helpers.remote import is_remote
 from helpers.timeline import phase
-
-
-class Options(NamedTuple):
-    """The keywords of `deserialise`."""
-
-    device: torch.device
-    dtype: torch.dtype | None
-    skeleton: Callable | None
-    mapped: bool | None
-    verify: bool
-    readers: int | None
-    trusted: Sequence[str]
-    progress: bool
 
 
 def deserialise(
@@ -36,6 +20,8 @@ def deserialise(
     verify=False,
     readers=None,
     trusted=(),
+    encryption=None,
+    cache=None,
     progress=True,
 ):
     """Load a model that `serialise` saved.
@@ -52,9 +38,10 @@ def deserialise(
     Parameters
     ----------
     source : str or path-like
-        A directory that `serialise` wrote, or a bare ``.tensors`` file, ours or stock
-        tensorizer's; then ``skeleton`` is needed, and what the file does not say (ties, frozen
-        parameters, modes) is the skeleton's.
+        A directory that `serialise` wrote, ``s3://bucket/prefix`` or ``http(s)://host/prefix``; or a
+        bare ``.tensors`` file, ours or stock tensorizer's; then ``skeleton`` is needed, and what
+        the file does not say (ties, frozen parameters, modes) is the skeleton's. Credentials,
+        region and endpoint of S3 come from where the aws command takes them.
     device : str or torch.device, optional
         By default cuda if there is one, else cpu.
     dtype : torch.dtype, optional
@@ -70,9 +57,16 @@ def deserialise(
         Compare every tensor and file with its stored hash. Without it all that costs no data read
         is still checked: manifest, index, length, names, shapes, types.
     readers : int, optional
-        Threads that read where the file is not mapped; by default tensorizer chooses.
+        Threads that read where the file is not mapped; by default tensorizer chooses. Of a remote
+        source the requests at a time, by default 8.
     trusted : sequence of str
         For estimators: full names of types that are not scikit-learn's own and may be made.
+    encryption : bytes or str, optional
+        The key or the passphrase of an encrypted model. Such a model is never mapped.
+    cache : str or path-like, optional
+        For a remote source: a directory that keeps a verified copy, which is mapped, now and at the
+        next start. A copy that is outdated or damaged is fetched again. The model's
+        ``name_or_path`` is then the copy, where companions (tokenizers) are found.
     progress : bool
         Show a bar if it takes longer than 1.5 s.
 
@@ -91,8 +85,10 @@ def deserialise(
         The empty model does not fit the file, or ``skeleton`` is missing.
     UnsupportedModel
         An estimator needs types that are not trusted.
+    EncryptionError
+        The model is encrypted and the key is missing or wrong; or a key, and it is not.
     StorageError
-        The storage refuses.
+        The storage refuses, or a remote one does not answer after five tries.
 
     Examples
     --------
@@ -104,11 +100,23 @@ def deserialise(
     Linear(in_features=3, out_features=2, bias=True)
     """
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    options = Options(device, dtype, skeleton, mapped, verify, readers, trusted, progress)
+    options = loading.Options(device, dtype, skeleton, mapped, verify, readers, trusted, encryption, progress)
+    if not is_remote(source):
+        return _from_path(source, options)
+    from helpers.remote import loading as remote
+
+    if cache is None or remote.is_bare(source):
+        return remote.load(source, options)
+    from helpers.remote.copies import local_copy
+
+    return _from_path(local_copy(source, cache, readers=readers, progress=progress), options)
+
+
+def _from_path(source, options):
     while True:
         place, seen = storage.locate(source)
         try:
-            model = (_from_bare_file if place.is_file() else _from_directory)(place, options)
+            model = _load(place, options)
         except ModelError:
             if storage.locate(source)[1] == seen:
                 raise
@@ -116,6 +124,14 @@ def deserialise(
             if storage.locate(source)[1] == seen:
                 return model
         # a save has replaced the model meanwhile: what was read may be half of each
+
+
+def _load(path, options):
+    if not path.is_file():
+        return loading.from_directory(loading.Place(path, str(path), None), options)
+    with phase("open and check"):
+        raw, records = storage.open_bare(path)
+    return loading.from_bare_file(path, raw, records, options)
 
 
 def deserialise_saved_model(model_path, model_id, plaid=True):
@@ -163,85 +179,3 @@ def deserialise_saved_model(model_path, model_id, plaid=True):
     if (Path(model_id) / "generation_config.json").is_file():
         model.generation_config = transformers.GenerationConfig.from_pretrained(model_id)
     return model
-
-
-def _from_directory(path, options):
-    with phase("open and check"):
-        record, raw = storage.open_model(path, options.verify)
-    weights = path / manifest.TENSORS
-
-    def fetch(device=options.device):
-        found = _tensors(weights, raw, record.entries, device, options)
-        return _cast(found, options.dtype, record.structure["transient"])
-
-    def child(name):
-        return _from_directory(path / name, options)
-
-    wanted = families.Wanted(fetch, child, options.device, options.dtype, options.skeleton, options.trusted)
-    if options.verify:
-        _verify(weights, raw, list(zip(record.entries, layout.starts(record.entries), strict=True)), options)
-    return families.by_name(record.family).load(path, record, wanted)
-
-
-def _from_bare_file(path, options):
-    with phase("open and check"):
-        raw, records = storage.open_bare(path)
-    if options.skeleton is None:
-        raise SkeletonMismatch(
-            path,
-            "is a bare .tensors file, which does not say what model it belongs to",
-            "Pass skeleton=, a function that builds the empty model.",
-        )
-
-    def fetch():
-        return _tensors(path, raw, [entry for entry, _ in records], options.device, options)
-
-    def structure_for(model, found):
-        structure = structure_of(model, found, path)
-        found.update(_cast(found, options.dtype, structure["transient"]))
-        return structure
-
-    wanted = families.Wanted(fetch, None, options.device, options.dtype, options.skeleton, ())
-    if options.verify:
-        _verify(path, raw, records, options)
-    return fill(options.skeleton, wanted, structure_for, path)
-
-
-def _verify(path, raw, records, options):
-    readahead.ready(path)
-    with phase("verify"):
-        tensors.verify(path, raw, records, progress=options.progress)
-
-
-def _tensors(path, raw, entries, device, options):
-    """Kind and tensor by name: views of the map, or memory of their own."""
-    mapped = options.mapped
-    if mapped is None:
-        mapped = device.type != "cuda" and readahead.may_map(path)
-    if mapped:
-        readahead.ready(path)
-    with phase("map the weights" if mapped else "read the weights"):
-        read = {}
-        if not mapped:
-            with errors.storage(path, "reading the weights"):
-                read = tensors.read(path, entries, device, options.readers, options.progress)
-        found = {}
-        for entry in entries:
-            tensor = read.get(entry.name)
-            if tensor is None:
-                tensor = tensors.view(raw, entry)
-                tensor = tensor.to(device) if mapped else tensor.to(device, copy=True)
-            found[entry.name] = (entry.kind, tensor)
-    return found
-
-
-def _cast(found, dtype, transient):
-    if dtype is None:
-        return found
-    stay = set(transient)
-    return {
-        name: (kind, tensor.to(dtype))
-        if kind != "attribute" and name not in stay and tensor.is_floating_point()
-        else (kind, tensor)
-        for name, (kind, tensor) in found.items()
-    }

@@ -48,6 +48,10 @@ class UnsupportedModel(ModelError):
     """The model holds something that cannot be saved or rebuilt exactly."""
 
 
+class EncryptionError(ModelError):
+    """No key, a wrong one, one for a plain file, or no libsodium to use it with."""
+
+
 class StorageError(ModelError):
     """The place where the bytes live refused: no space, no permission, an I/O error."""
 

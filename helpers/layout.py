@@ -22,6 +22,7 @@ ALIGNMENT = 64
 MAGIC = b"|TZR|"
 END = bytes(8)
 _FIXED = struct.Struct("<I32sQ8sQ")  # version, flags, bytes of data, unused (ours: fingerprint), tensors
+MARK_AT = len(MAGIC) + 44  # where the fingerprint stands in a file
 _START = struct.Struct("<QHBH")  # header length, module number, kind, name length
 _SHA256 = b"\x23\x00\x01\x01\x20"  # hash section of 35 bytes: one hash, type 1 (SHA-256), 32 bytes
 _LOCATION = struct.Struct("<QQQ")  # header offset, data offset, data length

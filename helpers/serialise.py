@@ -2,16 +2,17 @@
 
 import contextlib
 import dataclasses
-import hashlib
 import logging
 import platform
 import shutil
 import time
 from importlib.metadata import version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from helpers import commit, families, manifest, structure, tensors
+from helpers import encryption as keys
 from helpers.errors import ModelError, StorageError
+from helpers.remote import is_remote
 from helpers.timeline import phase
 
 logger = logging.getLogger(__name__)
@@ -48,7 +49,9 @@ class Saved:
         )
 
 
-def serialise(model, destination, *, overwrite=False, companions=(), trusted=(), progress=True):
+def serialise(
+    model, destination, *, overwrite=False, companions=(), trusted=(), encryption=None, progress=True
+):
     """Save a model so that `deserialise` gives it back exactly.
 
     Parameters
@@ -57,14 +60,18 @@ def serialise(model, destination, *, overwrite=False, companions=(), trusted=(),
         A transformers ``PreTrainedModel``, a diffusers ``ModelMixin``, any other torch module; a
         whole pipeline; a fitted estimator.
     destination : str or path-like
-        A directory to be. The save is all or nothing: until it is whole and on the disk, whatever
-        was there stays there.
+        A directory to be, or ``s3://bucket/prefix``. The save is all or nothing: until it is whole
+        and on the disk (in the store), whatever was there stays there. For S3 the model is written
+        to the system's temporary directory first.
     overwrite : bool
         Replace a saved model that exists there.
     companions : iterable
         Tokenizers, processors, anything with ``save_pretrained``, saved beside the model.
     trusted : sequence of str
         For estimators: full names of types that are not scikit-learn's own and may be saved.
+    encryption : bytes or str, optional
+        A key of 32 bytes, or a passphrase, to encrypt the data of the tensors with. Their names,
+        types, shapes and hashes, and all other files, are not encrypted. It is stored nowhere.
     progress : bool
         Show a bar if it takes longer than 1.5 s.
 
@@ -78,6 +85,8 @@ def serialise(model, destination, *, overwrite=False, companions=(), trusted=(),
         The model holds something that cannot be saved exactly; every such part is named.
     StorageError
         The destination exists, or the storage refuses (no space, no permission).
+    EncryptionError
+        The key is malformed, or libsodium is missing.
 
     Examples
     --------
@@ -88,12 +97,28 @@ def serialise(model, destination, *, overwrite=False, companions=(), trusted=(),
     """
     start = time.perf_counter()
     families.of(model)  # refuse before anything is made
-    with commit.directory(destination, overwrite=overwrite, strangers=_strangers) as folder:
-        name, count, size = _save_into(folder, model, companions, trusted, progress)
+    if keys.kind_of(encryption):
+        keys.to_write(encryption)
+    with _place(destination, overwrite) as folder:
+        name, count, size = _save_into(folder, model, companions, trusted, encryption, progress)
     return Saved(str(destination), name, count, size, time.perf_counter() - start)
 
 
-def _save_into(folder, model, companions, trusted, progress):
+def _place(destination, overwrite):
+    if not is_remote(destination):
+        return commit.directory(destination, overwrite=overwrite, strangers=_strangers)
+    if not destination.lower().startswith("s3://"):
+        raise StorageError(
+            destination.partition("?")[0].rpartition("@")[2],
+            "cannot be written to: models are read over HTTP, not saved",
+            "Save to a directory that the server shows, or to s3://bucket/prefix.",
+        )
+    from helpers.remote import s3
+
+    return s3.publication(destination, overwrite)
+
+
+def _save_into(folder, model, companions, trusted, encryption, progress):
     """Fill an empty directory with one model; its children fill subdirectories in the same way."""
     name, family = families.of(model)
     with phase("describe the model"):
@@ -102,22 +127,29 @@ def _save_into(folder, model, companions, trusted, progress):
     below = []
     for key, child in parts.children.items():
         (folder / key).mkdir()
-        below.append(_save_into(folder / key, child, (), trusted, progress))
+        below.append(_save_into(folder / key, child, (), trusted, encryption, progress))
     with phase("write the weights"):
         _check_space(folder, parts.tensors)
-        written = tensors.write(folder / manifest.TENSORS, parts.tensors, progress=progress)
+        weights = folder / manifest.TENSORS
+        if encryption is None:
+            written = tensors.write(weights, parts.tensors, progress=progress)
+        else:
+            written = keys.write(weights, parts.tensors, encryption, progress=progress)
     record = manifest.Manifest(
+        folder="",
         family=name,
         class_name=parts.class_name,
         entries=written.entries,
+        hashes=written.hashes,
+        encryption=keys.kind_of(encryption),
         length=written.length,
         fingerprint=written.fingerprint,
         structure=parts.structure,
         settings=parts.settings,
         files={
-            path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+            path.relative_to(folder).as_posix(): keys.digest(path)
             for path in sorted(folder.rglob("*"))
-            if path.is_file() and path.name != manifest.TENSORS
+            if path.is_file() and (encryption is not None or path.name != manifest.TENSORS)
         },
         versions=_versions(parts.libraries),
     )
@@ -198,7 +230,8 @@ def _strangers(folder):
     present = {path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if not path.is_dir()}
     ours = {manifest.NAME, manifest.TENSORS, "config.json", "generation_config.json"}
     with contextlib.suppress(ModelError):  # a damaged manifest does not say what else was saved
-        ours |= manifest.read(folder).files.keys()
+        record = manifest.read(folder)
+        ours |= {(PurePosixPath(record.folder) / name).as_posix() for name in record.files}
     weights = {name for name in present if name.split("/")[-1] == manifest.TENSORS}
     return present - ours - weights if manifest.NAME in present else present
 

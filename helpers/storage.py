@@ -1,11 +1,11 @@
-"""Where the bytes live: a local directory, or one file. Finds, opens and checks; reads no weights."""
+"""A saved model on a local disk: find it, open it, check all that costs no weights read."""
 
 import hashlib
 from pathlib import Path
 
 from helpers import families, layout, manifest, tensors
 from helpers.commit import previous_of
-from helpers.errors import CorruptFile, NotAModel
+from helpers.errors import CorruptFile, NotAModel, storage
 from helpers.structure import problem_with
 
 _AGAIN = "Copy the whole directory again, or save the model again."
@@ -43,17 +43,39 @@ def open_model(path, verify):
     path : pathlib.Path
         The directory.
     verify : bool
-        Compare the small files with their hashes too.
+        Compare the other files with their hashes too.
 
     Returns
     -------
     record : helpers.manifest.Manifest
-    raw : mmap.mmap
-        The whole of model.tensors.
+    raw : mmap.mmap or None
+        The whole of model.tensors; None if it is encrypted.
 
     Raises
     ------
     NotAModel, CorruptFile, StorageError
+    """
+    record = open_record(path, verify)
+    weights = path / record.folder / manifest.TENSORS
+    if not weights.is_file():
+        raise CorruptFile(weights, "is missing", _AGAIN)
+    if record.encryption:  # never mapped
+        with storage(weights, "reading the file"), open(weights, "rb") as file:
+            check_weights(weights, file.read(layout.MARK_AT + 8), weights.stat().st_size, record)
+        return record, None
+    raw = tensors.open_map(weights)
+    check_weights(weights, raw, len(raw), record)
+    return record, raw
+
+
+def open_record(path, verify):
+    """The manifest of a model whose files are on this machine, but for the weights perhaps.
+
+    Parameters and errors as for `open_model`.
+
+    Returns
+    -------
+    helpers.manifest.Manifest
     """
     record = manifest.read(path)
     problem = problem_with(record.structure, record.entries)
@@ -61,27 +83,47 @@ def open_model(path, verify):
         problem = f"is of the unknown family {record.family!r}"
     if problem:
         raise CorruptFile(path / manifest.NAME, problem, _AGAIN)
+    home = path / record.folder
     for name, digest in record.files.items():
-        if not (path / name).is_file():
-            raise CorruptFile(path / name, "is missing", _AGAIN)
-        if verify and hashlib.sha256((path / name).read_bytes()).hexdigest() != digest:
-            raise CorruptFile(path / name, "is not what was saved", _AGAIN)
-    return record, _open_checked(path / manifest.TENSORS, record)
+        if name in record.weights:
+            continue  # `helpers.verify` reads weights
+        if not (home / name).is_file():
+            raise CorruptFile(home / name, "is missing", _AGAIN)
+        if verify and hashlib.sha256((home / name).read_bytes()).hexdigest() != digest:
+            raise CorruptFile(home / name, "is not what was saved", _AGAIN)
+    return record
 
 
-def _open_checked(path, record):
-    if not path.is_file():
-        raise CorruptFile(path, "is missing", _AGAIN)
-    raw = tensors.open_map(path)
+def check_weights(path, raw, length, record):
+    """Whether the beginning and the length of a file of weights are those that the manifest states.
+
+    Parameters
+    ----------
+    path : str or path-like
+        Named in errors.
+    raw : buffer
+        The file, or its beginning.
+    length : int
+        Of the whole file.
+    record : helpers.manifest.Manifest
+
+    Raises
+    ------
+    CorruptFile
+    """
     if raw[: len(layout.MAGIC)] != layout.MAGIC:
         raise CorruptFile(path, "is not a .tensors file", _AGAIN)
-    if len(raw) != record.length:
-        state = "truncated" if len(raw) < record.length else "extended"
-        raise CorruptFile(path, f"is {state}: {len(raw):,} bytes instead of {record.length:,}", _AGAIN)
-    expected = layout.prologue(record.entries, bytes.fromhex(record.fingerprint))
-    if raw[: len(expected)] != expected:
+    if length != record.length:
+        state = "truncated" if length < record.length else "extended"
+        raise CorruptFile(path, f"is {state}: {length:,} bytes instead of {record.length:,}", _AGAIN)
+    mark = bytes.fromhex(record.fingerprint)
+    if record.encryption:
+        belongs = raw[layout.MARK_AT : layout.MARK_AT + len(mark)] == mark
+    else:
+        expected = layout.prologue(record.entries, mark)
+        belongs = raw[: len(expected)] == expected
+    if not belongs:
         raise CorruptFile(path, "does not belong to the manifest beside it", _AGAIN)
-    return raw
 
 
 def open_bare(path):
@@ -105,8 +147,13 @@ def open_bare(path):
         Empty, truncated, or an index that contradicts itself.
     """
     raw = tensors.open_map(path)
+    return raw, bare_index(path, raw)
+
+
+def bare_index(path, raw):
+    """The tensors of a whole .tensors file; as `open_bare`."""
     try:
-        return raw, layout.read_index(raw)
+        return layout.read_index(raw)
     except ValueError as error:
         kind = NotAModel if raw[: len(layout.MAGIC)] != layout.MAGIC else CorruptFile
         raise kind(path, str(error), "Check the path, or save the model again.") from error

@@ -20,9 +20,10 @@ _WORKERS = max(2, min(4, os.cpu_count() or 1))
 
 
 class Written(NamedTuple):
-    """What `write` left behind: the entries in file order, the file's length, its fingerprint."""
+    """What `write` left behind: entries and their hashes in file order, the file's length, its fingerprint."""
 
     entries: list
+    hashes: list
     length: int
     fingerprint: str
 
@@ -99,7 +100,7 @@ def write(path, tensors, *, progress=True, title="serialise"):
         os.fsync(fd)
     finally:
         os.close(fd)
-    return Written(entries, length, mark.hex())
+    return Written(entries, [digest.hex() for digest in digests], length, mark.hex())
 
 
 def _write_record(fd, entry, start, tensor):
@@ -162,13 +163,15 @@ def view(raw, entry):
     return flat.view(dtype).view(entry.shape)
 
 
-def verify(path, raw, records, *, progress=True):
-    """Hash every record of a mapped file and compare it with the hash that it states.
+def verify(path, fetch, records, *, progress=True):
+    """Hash every record of a file and compare it with the hash that it states.
 
     Parameters
     ----------
-    raw : mmap.mmap
-        From `open_map`.
+    path : str or path-like
+        Named in errors.
+    fetch : callable
+        ``fetch(start, stop)`` gives these bytes of the file; called by several threads.
     records : list of (helpers.layout.Entry, int)
         Each tensor with the offset of its header.
 
@@ -179,14 +182,14 @@ def verify(path, raw, records, *, progress=True):
     """
 
     def damaged(entry, start):
-        try:
-            stated, head = layout.stored_hash(raw, start)
-        except (IndexError, layout.struct.error):
-            return entry.name
-        digest = hashlib.sha256(head)
-        with memoryview(raw) as data:
-            digest.update(data[entry.offset : entry.offset + entry.nbytes])
-        intact = len(head) == entry.offset - start and digest.digest() == stated
+        with memoryview(fetch(start, entry.offset + entry.nbytes)) as record:
+            try:
+                stated, head = layout.stored_hash(record, 0)
+            except (IndexError, layout.struct.error):
+                return entry.name
+            digest = hashlib.sha256(head)
+            digest.update(record[entry.offset - start :])
+            intact = len(head) == entry.offset - start and digest.digest() == stated
         return None if intact else entry.name
 
     total = sum(entry.nbytes for entry, _ in records)
@@ -203,7 +206,7 @@ def verify(path, raw, records, *, progress=True):
         )
 
 
-def read(path, entries, device, readers=None, progress=True):
+def read(path, entries, device, readers=None, progress=True, encryption=None):
     """Read tensors into memory of their own, or onto a GPU, with tensorizer's parallel reader.
 
     Parameters
@@ -216,6 +219,8 @@ def read(path, entries, device, readers=None, progress=True):
         Where the tensors go.
     readers : int, optional
         Threads that read; by default tensorizer chooses (8 for a local file).
+    encryption : bytes or str, optional
+        The key or the passphrase of an encrypted file.
 
     Returns
     -------
@@ -224,23 +229,34 @@ def read(path, entries, device, readers=None, progress=True):
     Raises
     ------
     CorruptFile
-        If tensorizer finds the file unreadable.
+        If tensorizer finds the file unreadable, or an encrypted one is damaged.
+    EncryptionError
+        The key does not open it, or libsodium is missing.
     """
-    expected = {entry.name: entry for entry in entries if not layout.is_hidden(entry)}
+    if encryption is None:
+        expected = {entry.name: entry for entry in entries if not layout.is_hidden(entry)}
+    else:
+        expected = {entry.name: entry for entry in entries if entry.nbytes}
     if not expected:  # tensorizer rejects an empty index
         return {}
-    from tensorizer import TensorDeserializer
+    from tensorizer import CryptographyError, TensorDeserializer
+
+    from helpers.encryption import explain, to_read
 
     total, loaded = sum(entry.nbytes for entry in expected.values()), {}
     try:
         with (
             progress_bar(total, "read", progress) as bar,
-            TensorDeserializer(str(path), device=device, lazy_load=True, num_readers=readers) as file,
+            TensorDeserializer(
+                str(path), device=device, lazy_load=True, num_readers=readers, encryption=to_read(encryption)
+            ) as file,
         ):
             for _, _, name, parameter in file.read_tensors():
                 name = name.removeprefix(".")
                 loaded[name] = parameter.detach()
                 bar.update(expected[name].nbytes)
+    except CryptographyError:
+        raise explain(path, entries, encryption) from None
     except (ValueError, KeyError, RuntimeError) as error:
         raise CorruptFile(path, f"tensorizer cannot read it ({error})", "Save the model again.") from error
     return loaded

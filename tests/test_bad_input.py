@@ -115,7 +115,7 @@ def test_a_flipped_bit_anywhere_in_a_record_is_found_by_verify_and_named(saved, 
     path = saved / "model.tensors"
     whole = bytearray(path.read_bytes())
     entries = json.loads((saved / "model.json").read_text())["entries"]
-    name, _, _, _, offset = entries[0]
+    name, _, _, _, offset, _ = entries[0]
     for at in (offset - 10, offset, offset + 1000):
         damaged = whole.copy()
         damaged[at] ^= 4
@@ -127,7 +127,7 @@ def test_a_flipped_bit_anywhere_in_a_record_is_found_by_verify_and_named(saved, 
 def test_verify_names_every_damaged_tensor(saved):
     path = saved / "model.tensors"
     whole = bytearray(path.read_bytes())
-    for _, _, _, _, offset in json.loads((saved / "model.json").read_text())["entries"][:2]:
+    for _, _, _, _, offset, _ in json.loads((saved / "model.json").read_text())["entries"][:2]:
         whole[offset] ^= 1
     path.write_bytes(whole)
     fails(CorruptFile, saved, r"2 of 7 tensors are damaged: 0\.bias, 0\.weight", verify=True)
@@ -153,7 +153,7 @@ def test_the_weights_of_another_model_of_the_same_shape_are_noticed_without_veri
 
 def entries_with(saved, **changes):
     rows = json.loads((saved / "model.json").read_text())["entries"]
-    columns = ["name", "kind", "dtype", "shape", "offset"]
+    columns = ["name", "kind", "dtype", "shape", "offset", "sha256"]
     for column, value in changes.items():
         rows[1][columns.index(column)] = value
     return rows

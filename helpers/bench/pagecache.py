@@ -1,10 +1,11 @@
 """Make a file cold or warm, and check that it is, without root."""
 
-import ctypes
-import mmap
 import os
 import time
 
+from helpers.readahead import resident
+
+__all__ = ["evict", "memory_copy_speed", "read_through", "resident"]
 _BLOCK = 8 << 20
 
 
@@ -21,30 +22,6 @@ def evict(path):
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
     finally:
         os.close(fd)
-
-
-def resident(path):
-    """The share of a file's pages that are in the page cache, from 0 to 1, by ``mincore(2)``.
-
-    Examples
-    --------
-    >>> 0 <= resident(__file__) <= 1
-    True
-    """
-    size = os.path.getsize(path)
-    if size == 0:
-        return 1.0
-    pages = -(-size // mmap.PAGESIZE)
-    vector = (ctypes.c_ubyte * pages)()
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, flags=mmap.MAP_PRIVATE) as raw:
-        start = ctypes.c_char.from_buffer(raw)
-        failed = ctypes.CDLL(None).mincore(
-            ctypes.c_void_p(ctypes.addressof(start)), ctypes.c_size_t(size), vector
-        )
-        del start
-    if failed:
-        raise OSError(f"mincore failed for {path}")
-    return sum(byte & 1 for byte in vector) / pages
 
 
 def read_through(path):

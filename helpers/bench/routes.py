@@ -54,7 +54,7 @@ def guide_snippet(model, device):
 
         cls = model.model_class()
     with phase("empty model"), no_init_or_tensor():
-        empty = _from_config(model, cls)
+        empty = from_config(model, cls)
     with phase("load"):
         deserializer = TensorDeserializer(str(model.file("guide")), plaid_mode=True)
         deserializer.load_into_module(empty)
@@ -72,7 +72,7 @@ def tensorizer_best(model, device):
 
         cls = model.model_class()
     with phase("empty model"), no_init_or_tensor():
-        empty = _from_config(model, cls)
+        empty = from_config(model, cls)
     with phase("load"):
         readers = min(8, os.cpu_count())
         deserializer = TensorDeserializer(
@@ -176,7 +176,8 @@ ALL = {
 }
 
 
-def _from_config(model, cls):
+def from_config(model, cls):
+    """An empty model of a class, from its configuration."""
     if model.is_unet:
         return cls.from_config(cls.load_config(model.hf))
     return cls._from_config(cls.config_class.from_pretrained(model.hf))
@@ -187,7 +188,7 @@ def _empty(model, cls):
     from transformers.initialization import no_init_weights
 
     with phase("empty model"), no_init_weights():
-        return _from_config(model, cls)
+        return from_config(model, cls)
 
 
 def _fill(empty, state):

@@ -58,6 +58,8 @@ class Wanted(NamedTuple):
     dtype : torch.dtype or None
     skeleton : callable or None
     trusted : sequence of str
+    origin : str
+        Where the model came from, for its ``name_or_path``.
     """
 
     fetch: Callable
@@ -66,6 +68,7 @@ class Wanted(NamedTuple):
     dtype: Any
     skeleton: Any
     trusted: Any
+    origin: str
 
 
 def of(model):

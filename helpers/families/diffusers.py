@@ -46,7 +46,9 @@ def load(folder, manifest, wanted):
         The configuration does not build what the file holds.
     """
     build = wanted.skeleton or (lambda: _empty(folder, manifest.class_name, manifest.settings))
-    return fill(build, wanted, lambda *_: manifest.structure, folder)
+    model = fill(build, wanted, lambda *_: manifest.structure, folder)
+    model.register_to_config(_name_or_path=wanted.origin)  # as from_pretrained does
+    return model
 
 
 def _empty(folder, class_name, settings):
@@ -57,6 +59,4 @@ def _empty(folder, class_name, settings):
     for key in settings.get("tuples", ()):
         if isinstance(config.get(key), list):
             config[key] = tuple(config[key])
-    model = cls.from_config(config)
-    model.register_to_config(_name_or_path=str(folder))  # as from_pretrained does
-    return model
+    return cls.from_config(config)

@@ -72,7 +72,7 @@ def load(folder, manifest, wanted):
         key: _component(folder, key, value, wanted) for key, value in index.items() if not key.startswith("_")
     }
     pipeline = cls(**parts)
-    pipeline.register_to_config(_name_or_path=str(folder))  # as from_pretrained does
+    pipeline.register_to_config(_name_or_path=wanted.origin)  # as from_pretrained does
     return pipeline
 
 

@@ -66,7 +66,7 @@ def fill(build, wanted, structure_for, source):
     SkeletonMismatch
         The empty model does not fit, or a part of it stays without data.
     """
-    tensors = wanted.fetch()
+    tensors = None
     for make, name in ((_on_meta, "build the empty model"), (_for_real, "build the model for real")):
         with phase(name):
             model = make(build)
@@ -76,6 +76,8 @@ def fill(build, wanted, structure_for, source):
             raise SkeletonMismatch(
                 source, f"skeleton() gave a {type(model).__name__}", "Let it return a torch.nn.Module."
             )
+        if tensors is None:  # not before: they may still be on their way while the class is imported
+            tensors = wanted.fetch()
         with phase("put the weights in"):
             copy = dict(tensors)
             restore(model, copy, structure_for(model, copy), source)
