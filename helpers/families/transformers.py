@@ -59,7 +59,7 @@ def load(folder, manifest, wanted):
     """
     build = wanted.skeleton or (lambda: _empty(folder, manifest.class_name, manifest.settings))
     model = fill(build, wanted, lambda *_: manifest.structure, folder)
-    model.name_or_path = model.config.name_or_path = wanted.origin  # as from_pretrained does
+    model.name_or_path = wanted.origin  # as from_pretrained does
     if wanted.dtype is not None:  # as from_pretrained records it
         model.config.dtype = wanted.dtype
     if (folder / _GENERATION).is_file():
