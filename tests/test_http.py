@@ -25,7 +25,7 @@ def build(seed=0):
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    monkeypatch.setattr(fetch, "_PIECE", 64 << 10)  # several requests for a small model
+    monkeypatch.setattr(fetch, "_PIECES", (64 << 10, 64 << 10))  # several requests for a small model
     monkeypatch.setattr(fetch, "_PAUSE", 0.01)
     serialise(build(), tmp_path / "www" / "m")
     with serving(tmp_path / "www") as state:
@@ -260,7 +260,7 @@ def test_a_remote_model_is_not_mapped_without_a_copy(server):
 
 @pytest.mark.skipif(nginx() is None, reason="nginx is not installed")
 def test_nginx_serves_a_model(tmp_path, monkeypatch):
-    monkeypatch.setattr(fetch, "_PIECE", 64 << 10)
+    monkeypatch.setattr(fetch, "_PIECES", (64 << 10, 64 << 10))
     serialise(build(), tmp_path / "m")
     with web_server(tmp_path) as url:
         assert_same_module(build(), deserialise(f"{url}/m", skeleton=build, device="cpu"))

@@ -59,7 +59,7 @@ def load(place, **options):
 
 
 def test_a_module_comes_back_equal(place, monkeypatch):
-    monkeypatch.setattr(fetch, "_PIECE", 64 << 10)
+    monkeypatch.setattr(fetch, "_PIECES", (64 << 10, 64 << 10))
     saved = serialise(build(), place)
     assert saved.path == place and saved.tensors == 9
     for options in ({}, {"verify": True}, {"readers": 1}):

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+from ctypes.util import find_library
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -19,9 +20,17 @@ EXTRAS = sys.argv[1] if len(sys.argv) > 1 else "test,peers"
 SPACE = 7 << 30  # bytes; the CPU build of torch needs less, the CUDA build all of it
 NEEDED = (
     "torch tensorizer transformers diffusers sklearn skops gguf accelerate matplotlib pandas ipywidgets "
-    "jupyterlab nbconvert nbval pytest hypothesis ruff helpers"
+    "jupyterlab nbconvert nbval pytest hypothesis ruff boto3 helpers"
 )
 OLDEST = (3, 11)
+# What pip cannot bring, by how it is recognised; without it the tests and cells that need it are skipped.
+SYSTEM = {
+    "nginx": "nginx-light",  # the HTTP server of notebook 07
+    "fusermount3": "fuse3",  # a mounted network filesystem, tests only
+    "chromium": "chromium",  # browser tests
+    "libsodium": "libsodium23",  # encryption
+    "curl": "curl",  # tensorizer's own reading from S3, to compare with
+}
 
 
 def stop(problem, remedy):
@@ -53,7 +62,30 @@ def run(arguments, problem, remedy):
         stop(problem, remedy)
 
 
+def _library(name):
+    return name.startswith("lib") and find_library(name.removeprefix("lib"))
+
+
+def system_packages():
+    """Install what pip cannot bring where that is possible, else name it."""
+    path = os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin"
+    missing = [name for name in SYSTEM if not (shutil.which(name, path=path) or _library(name))]
+    if not missing:
+        return
+    packages = [SYSTEM[name] for name in missing]
+    if shutil.which("apt-get") is None or os.geteuid() != 0:
+        print(f"not installed, and skipped where needed: {', '.join(missing)} (Debian: {' '.join(packages)})")
+        return
+    print("installing", *packages, flush=True)
+    quiet = os.environ | {"DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}  # start no service
+    for command in (["update"], ["install", "-y", "--no-install-recommends", *packages]):
+        done = subprocess.run(["apt-get", "-qq", *command], env=quiet, stdout=subprocess.DEVNULL)
+    if done.returncode != 0:
+        print(f"apt-get could not install all of them: what needs {', '.join(missing)} is skipped")
+
+
 def main():
+    system_packages()
     if sys.version_info < OLDEST:
         stop(
             f"Python {sys.version.split()[0]} is too old, {'.'.join(map(str, OLDEST))} or newer is needed",

@@ -7,9 +7,10 @@ import tempfile
 from pathlib import Path
 
 from helpers import places
-from helpers.bench import models, report, run
+from helpers.bench import models, report, run, streaming
 from helpers.bench.routes import ALL
 from helpers.errors import ModelError
+from helpers.samples import servers
 
 
 def arguments():
@@ -55,6 +56,9 @@ def main():
         if not result.get("interrupted") and "helpers" in {ALL[name][1] for name in good}:
             print("saving, in turns with stock tensorizer", flush=True)
             result["saving"] = run.saving(model, given.rounds)
+            if (model.folder / "guide").exists() and servers.weed():
+                print("loading from S3 on loopback, in turns with stock tensorizer", flush=True)
+                result["streaming"] = streaming.measure(model, given.rounds)
     result["skipped"] = skipped
     if not result["runs"]:
         sys.exit("no round was finished")

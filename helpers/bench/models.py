@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 from typing import NamedTuple
 
-from helpers import commit, places
-from helpers.errors import NotAModel, StorageError
+from helpers import commit, manifest, places
+from helpers.errors import ModelError, NotAModel, StorageError
 
 _SMOL = {
     "vocab_size": 49152,
@@ -119,6 +119,8 @@ def prepare(name, forms, scratch):
         )
     folder = (places.CACHE / "bench" if name in NAMES else scratch) / Path(name).name
     model = Model(name, folder)
+    if (folder / "helpers").exists() and not _is_current(folder / "helpers"):
+        shutil.rmtree(folder / "helpers")
     missing = [form for form in FORMATS if form in forms | {"hf"} and not (folder / form).exists()]
     if not missing:
         check_memory(model.file("hf").stat().st_size)
@@ -140,6 +142,15 @@ def prepare(name, forms, scratch):
     del weights
     gc.collect()
     return model
+
+
+def _is_current(place):
+    """Whether a kept file is of this package's own format: an older package may have made it."""
+    try:
+        manifest.read(place)
+    except ModelError:
+        return False
+    return True
 
 
 def check_memory(size):

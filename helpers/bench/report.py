@@ -39,6 +39,11 @@ def ratio(result, state, route, measure, against=REFERENCE):
     return statistics.median(ratios) if ratios else None
 
 
+def turn_ratio(times, one, other):
+    """Median of one list of times over another, turn by turn."""
+    return statistics.median(map(float.__truediv__, times[one], times[other]))
+
+
 def routes_of(result):
     """The routes of a result, in the order in which they ran."""
     return list(dict.fromkeys(run["route"] for run in result["runs"]))
@@ -74,7 +79,7 @@ def table(result):
         lines += [_row(result, state, route) for route in routes_of(result)]
     if saving := result.get("saving"):
         middle = {name: statistics.median(times) for name, times in saving.items()}
-        share = statistics.median(map(float.__truediv__, saving["serialise"], saving["write_module"]))
+        share = turn_ratio(saving, "serialise", "write_module")
         lines.append(
             f"\nsaving, flushed: serialise {middle['serialise']:.2f} s, write_module {middle['write_module']:.2f} s "
             f"({share:.2f}x)"
@@ -82,6 +87,13 @@ def table(result):
         for state in ("warm", "cold"):
             if starts := break_even(result, state):
                 lines.append(f"saving is won back after {starts} {state} starts against from_pretrained")
+    if streaming := result.get("streaming"):
+        middle = {name: statistics.median(times) for name, times in streaming.items()}
+        share = turn_ratio(streaming, "helpers", "tensorizer")
+        lines.append(
+            f"load from S3 on loopback: helpers {middle['helpers']:.2f} s, tensorizer's defaults "
+            f"{middle['tensorizer']:.2f} s ({share:.2f}x)"
+        )
     for route, reason in result.get("skipped", {}).items():
         lines.append(f"{route:<22} not run: {reason}")
     return "\n".join(lines)

@@ -43,6 +43,7 @@ def measure(model, rounds):
         for form in ("guide", "helpers"):
             for path in (model.folder / form).iterdir():
                 client.upload_file(str(path), store.bucket, f"{form}/{path.name}")
+        os.sync()  # what the upload left to write would be written beside the first rounds
         found = {name: [] for name in LOADERS}
         tokens = set()
         for _ in range(rounds):

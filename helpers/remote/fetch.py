@@ -10,7 +10,9 @@ from helpers.remote.store import Changed, Interrupted, get, receive
 from helpers.tensors import progress_bar
 
 READERS = 8  # more than 2 gain nothing on loopback; storage with latency needs more (notebook 07)
-_PIECE = 16 << 20  # bytes a request: what S3's guide to performance advises (8 to 16 MB)
+# Bytes a request: at least what S3's guide to performance advises, so that its delay is small
+# against it; of a large object more, since each request costs the server some work.
+_PIECES = (8 << 20, 64 << 20)
 _STEP = 1 << 20  # bytes received at a time
 _TRIES = 5
 _PAUSE = 0.2  # seconds before the second try, doubled for each further one
@@ -52,10 +54,10 @@ def small(store, key, limit=LARGEST_SMALL):
     def attempt():
         body = get(store, key)
         with body.stream:
-            parts, size = [], 0
-            while data := receive(body.stream, _STEP):
-                parts.append(data)
-                size += len(data)
+            parts, size, buffer = [], 0, memoryview(bytearray(_STEP))
+            while count := receive(body.stream, buffer):
+                parts.append(bytes(buffer[:count]))
+                size += count
                 if size > limit:
                     raise StorageError(
                         store.name(key), f"is larger than {limit:,} bytes", "Check what lies there."
@@ -111,12 +113,14 @@ def whole(store, key, into, found, *, readers=None, progress=True, stopping=None
     StorageError
         The store refuses, or is too often interrupted.
     """
-    size, stopping = len(into), stopping or threading.Event()
-    step = _PIECE if found.partial else max(size, 1)  # else the server sends all or nothing
+    size, stopping, readers = len(into), stopping or threading.Event(), readers or READERS
+    step = min(max(size // (2 * readers), _PIECES[0]), _PIECES[1])
+    if not found.partial:  # the server sends all or nothing
+        step = max(size, 1)
     with (
         memoryview(into) as view,
         progress_bar(size, "fetch", progress) as bar,
-        ThreadPoolExecutor(readers or READERS) as pool,
+        ThreadPoolExecutor(readers) as pool,
     ):
         jobs = [
             pool.submit(_piece, store, key, view[at : at + step], at, found, stopping, bar.update)
@@ -144,8 +148,8 @@ def part(store, key, start, stop, found):
 def digest(store, key, found):
     """The SHA-256 of an object that is read through and kept nowhere, in hexadecimal digits."""
     hashed = hashlib.sha256()
-    for at in range(0, found.length, _PIECE):
-        hashed.update(part(store, key, at, min(at + _PIECE, found.length), found))
+    for at in range(0, found.length, _PIECES[1]):
+        hashed.update(part(store, key, at, min(at + _PIECES[1], found.length), found))
     return hashed.hexdigest()
 
 
@@ -179,12 +183,11 @@ def _arriving(stream, view):
     """Receive until a buffer is full; give the size of each step."""
     done, since, mark = 0, time.monotonic(), 0
     while done < len(view):
-        data = receive(stream, min(_STEP, len(view) - done))
-        if not data:
+        count = receive(stream, view[done : done + _STEP])
+        if count == 0:
             raise Interrupted(f"the body ended {len(view) - done} bytes early")
-        view[done : done + len(data)] = data
-        done += len(data)
-        yield len(data)
+        done += count
+        yield count
         if time.monotonic() - since > _CRAWL[0]:
             if done - mark < _CRAWL[1]:
                 raise Interrupted(f"only {done - mark} bytes came in {_CRAWL[0]} seconds")

@@ -159,8 +159,8 @@ def get(store, key, start=None, stop=None, version=None):
         raise
 
 
-def receive(stream, limit):
-    """The next bytes of an answer, as soon as some are there; b"" at its end.
+def receive(stream, view):
+    """Receive what is there into a buffer, as soon as something is; how much. 0 at the end.
 
     Raises
     ------
@@ -168,9 +168,14 @@ def receive(stream, limit):
         The connection was cut or has stalled.
     """
     try:
-        # not readinto: it waits until the whole buffer is full, so a server that sends a byte now
-        # and then would hold it for ever
-        return stream.read1(limit)
+        # Not stream.readinto: it waits until the buffer is full, so a server that sends a byte now
+        # and then would hold it for ever. Not stream.read1, but for chunks: it copies once more,
+        # a sixth of the time of a load on loopback.
+        if not stream.chunked:
+            return stream.fp.readinto1(view)
+        data = stream.read1(len(view))
+        view[: len(data)] = data
+        return len(data)
     except (OSError, http.client.HTTPException) as error:
         raise Interrupted(_words(error)) from None
 
