@@ -87,6 +87,8 @@ def deserialise(
         An estimator needs types that are not trusted.
     EncryptionError
         The model is encrypted and the key is missing or wrong; or a key, and it is not.
+    ModelError
+        There is no such device here.
     StorageError
         The storage refuses, or a remote one does not answer after five tries.
 
@@ -100,6 +102,8 @@ def deserialise(
     Linear(in_features=3, out_features=2, bias=True)
     """
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ModelError(device, "is not available here", "Pass device='cpu', or leave it out.")
     options = loading.Options(device, dtype, skeleton, mapped, verify, readers, trusted, encryption, progress)
     if not is_remote(source):
         return _from_path(source, options)

@@ -82,7 +82,7 @@ def object_store(bucket="models"):
     with _directory() as folder:
         (folder / "s3.json").write_text(json.dumps({"identities": rights}))
         (folder / "files").mkdir()
-        free, parts = _free_ports(8), ["master", "volume", "filer", "s3"]
+        free, parts = free_ports(8), ["master", "volume", "filer", "s3"]
         ports, inner = dict(zip(parts, free[:4], strict=True)), dict(zip(parts, free[4:], strict=True))
         command = [binary, "server", f"-dir={folder}/files", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
         command += ["-filer", "-s3", f"-s3.config={folder}/s3.json", "-master.telemetry=false"]
@@ -151,7 +151,7 @@ def web_server(root):
     if binary is None:
         raise StorageError("nginx", "is not installed", "apt-get install nginx-light, or brew install nginx")
     with _directory() as folder:
-        (port,) = _free_ports(1)
+        (port,) = free_ports(1)
         settings = f"""
 daemon off; worker_processes 1; pid {folder}/pid; error_log {folder}/error.log;
 {"user root;" if os.geteuid() == 0 else ""}
@@ -206,7 +206,8 @@ def _environment(values):
                 os.environ[name] = value
 
 
-def _free_ports(count):
+def free_ports(count):
+    """Ports of 127.0.0.1 that nobody listens on just now."""
     with contextlib.ExitStack() as stack:
         open_ones = [stack.enter_context(socket.socket()) for _ in range(count)]
         for one in open_ones:
