@@ -29,4 +29,4 @@ execute: setup
 	$(BIN)/python tools/workbook.py execute
 
 setup:
-	@$(PYTHON) tools/setup.py test,peers
+	@$(PYTHON) tools/setup.py test,peers,scale

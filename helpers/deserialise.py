@@ -21,6 +21,7 @@ def deserialise(
     readers=None,
     trusted=(),
     encryption=None,
+    only=None,
     cache=None,
     progress=True,
 ):
@@ -63,6 +64,10 @@ def deserialise(
         For estimators: full names of types that are not scikit-learn's own and may be made.
     encryption : bytes or str, optional
         The key or the passphrase of an encrypted model. Such a model is never mapped.
+    only : callable, optional
+        Called with each tensor's name; what it does not want is not read, from no disk and no
+        store, and stays on the meta device in the model that comes back. Of a pipeline the names
+        begin with the part's, as `helpers.inspect` lists them. A copy in ``cache`` is whole.
     cache : str or path-like, optional
         For a remote source: a directory that keeps a verified copy, which is mapped, now and at the
         next start. A copy that is outdated or damaged is fetched again. The model's
@@ -104,7 +109,9 @@ def deserialise(
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ModelError(device, "is not available here", "Pass device='cpu', or leave it out.")
-    options = loading.Options(device, dtype, skeleton, mapped, verify, readers, trusted, encryption, progress)
+    options = loading.Options(
+        device, dtype, skeleton, mapped, verify, readers, trusted, encryption, only, progress
+    )
     if not is_remote(source):
         return _from_path(source, options)
     from helpers.remote import loading as remote

@@ -2,6 +2,7 @@
 
 import contextlib
 import contextvars
+import dataclasses
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,9 +13,10 @@ import torch
 
 from helpers import encryption as keys
 from helpers import errors, families, layout, manifest, readahead, storage, tensors
-from helpers.errors import EncryptionError, SkeletonMismatch
+from helpers.errors import EncryptionError, SkeletonMismatch, UnsupportedModel
 from helpers.families.torch_module import fill
 from helpers.restore import structure_of
+from helpers.selection import select
 from helpers.timeline import phase
 
 
@@ -29,6 +31,7 @@ class Options(NamedTuple):
     readers: int | None
     trusted: Sequence[str]
     encryption: bytes | str | None
+    only: Callable | None
     progress: bool
 
 
@@ -73,7 +76,7 @@ def from_directory(place, options):
     """
     with phase("open and check"):
         if place.store is None:
-            record, raw = storage.open_model(place.path, options.verify)
+            record, raw = storage.open_model(place.path, options.verify, options.only is not None)
         else:
             record, raw = storage.open_record(place.path, verify=True), None
     keys.check(place.label, record.encryption, options.encryption)
@@ -82,32 +85,42 @@ def from_directory(place, options):
             place.label, "is encrypted, so it is never mapped", "Load it without mapped=True."
         )
     home = place.under(record.folder)
+    if options.only is not None and record.family == "sklearn":
+        raise UnsupportedModel(
+            place.label, "is an estimator, which is loaded whole", "Load it without only=."
+        )
+    chosen = select(record, options.only, place.label)
     if place.store is None:
-        return _rebuild(home, record, _on_disk(home, record, raw, options), options)
-    with _beside(lambda stopping: _stream(home.store, record, options, stopping)) as weights:
-        return _rebuild(home, record, lambda device: _views(weights(), record.entries, device), options)
+        return _rebuild(home, record, chosen, _on_disk(home, record, raw, chosen, options), options)
+    with _beside(lambda stopping: _stream(home.store, record, chosen, options, stopping)) as weights:
+        return _rebuild(
+            home, record, chosen, lambda device: _views(weights(), chosen.entries, device), options
+        )
 
 
-def _rebuild(home, record, tensors_on, options):
+def _rebuild(home, record, chosen, tensors_on, options):
     def fetch(device=options.device):
         return _cast(tensors_on(device), options.dtype, record.structure["transient"])
 
     def child(name):
-        return from_directory(home.under(name), options)
+        only = options.only and (lambda inner: options.only(f"{name}/{inner}"))
+        return from_directory(home.under(name), options._replace(only=only))
 
     origin = str(home.path) if home.store is None else home.label
     wanted = _wanted(fetch, child, options)._replace(origin=origin)
+    record = dataclasses.replace(record, structure=chosen.structure)
     return families.by_name(record.family).load(home.path, record, wanted)
 
 
-def _on_disk(home, record, raw, options):
+def _on_disk(home, record, raw, chosen, options):
     weights = home.path / manifest.TENSORS
+    spans = chosen.spans if options.only is not None else None
     if options.verify and not record.encryption:  # what is encrypted is always checked
-        _verify(weights, raw, _records(record), options)
-    return lambda device: _tensors(weights, raw, record.entries, device, options)
+        _verify(weights, raw, chosen.records, options, spans)
+    return lambda device: _tensors(weights, raw, chosen.entries, device, options, spans)
 
 
-def _stream(store, record, options, stopping):
+def _stream(store, record, chosen, options, stopping):
     from helpers.remote.copies import in_memory
 
     name = store.name(manifest.TENSORS)
@@ -116,6 +129,7 @@ def _stream(store, record, options, stopping):
             store,
             manifest.TENSORS,
             record.length,
+            spans=[(0, len(layout.prologue(record.entries))), *chosen.spans],
             readers=options.readers,
             progress=options.progress,
             stopping=stopping,
@@ -123,7 +137,7 @@ def _stream(store, record, options, stopping):
     if not stopping.is_set():
         storage.check_weights(name, raw, len(raw), record)
         if options.verify or not sure:
-            _verify(name, raw, _records(record), options)
+            _verify(name, raw, chosen.records, options)
     return raw
 
 
@@ -143,10 +157,6 @@ def _beside(work):
             stopping.set()
             raise
         job.result()
-
-
-def _records(record):
-    return list(zip(record.entries, layout.starts(record.entries), strict=True))
 
 
 def from_bare_file(path, raw, records, options):
@@ -171,6 +181,10 @@ def from_bare_file(path, raw, records, options):
             "is a bare .tensors file, which does not say what model it belongs to",
             "Pass skeleton=, a function that builds the empty model.",
         )
+    if options.only is not None:
+        raise SkeletonMismatch(
+            path, "is a bare .tensors file, which is loaded whole", "Save it with serialise()."
+        )
     if options.encryption is not None:
         raise EncryptionError(path, "is not encrypted", "Load it without encryption=.")
 
@@ -194,20 +208,20 @@ def _wanted(fetch, child, options):
     return families.Wanted(fetch, child, options.device, options.dtype, options.skeleton, options.trusted, "")
 
 
-def _verify(path, raw, records, options):
+def _verify(path, raw, records, options, spans=None):
     if isinstance(path, Path):
-        readahead.ready(path)
+        readahead.ready(path, spans)
     with phase("verify"), memoryview(raw) as data:
         tensors.verify(path, lambda start, stop: data[start:stop], records, progress=options.progress)
 
 
-def _tensors(path, raw, entries, device, options):
+def _tensors(path, raw, entries, device, options, spans=None):
     """Kind and tensor by name: views of the map, or memory of their own."""
     mapped = options.mapped
     if mapped is None:
         mapped = options.encryption is None and device.type != "cuda" and readahead.may_map(path)
     if mapped:
-        readahead.ready(path)
+        readahead.ready(path, spans)
         with phase("map the weights"):
             return _views(raw, entries, device)
     with phase("read the weights"):

@@ -63,7 +63,7 @@ def _weights_first(path):
     return sorted(found, key=lambda name: not name.endswith((".tensors", ".safetensors")))
 
 
-def pull(path, wanted=lambda: True):
+def pull(path, wanted=lambda: True, spans=None):
     """Bring one file into the page cache, from its first byte to its last, and into reach.
 
     Parameters
@@ -71,6 +71,8 @@ def pull(path, wanted=lambda: True):
     path : str or path-like
     wanted : callable
         Asked before every step; ``False`` ends the work.
+    spans : list of (int, int), optional
+        Bring these parts alone, and let the system read nothing around them.
 
     Raises
     ------
@@ -90,27 +92,27 @@ def pull(path, wanted=lambda: True):
         if size == 0:  # cannot be mapped
             return
         if hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM if spans else os.POSIX_FADV_SEQUENTIAL)
         with mmap.mmap(fd, size, access=mmap.ACCESS_READ) as raw:
-            offset = 0
-            while offset < size and wanted():
-                done = _read(nowhere, fd, offset)
-                if done == 0:  # cut short meanwhile
-                    return
-                raw[offset : offset + done : mmap.PAGESIZE]  # one byte of each page
-                offset += done
+            for offset, stop in spans or [(0, size)]:
+                while offset < stop and wanted():
+                    done = _read(nowhere, fd, offset, min(_STEP, stop - offset))
+                    if done == 0:  # cut short meanwhile
+                        return
+                    raw[offset : offset + done : mmap.PAGESIZE]  # one byte of each page
+                    offset += done
     finally:
         os.close(fd)
         os.close(nowhere)
 
 
-def _read(nowhere, fd, offset):
+def _read(nowhere, fd, offset, size):
     if sys.platform == "linux":  # elsewhere sendfile feeds sockets alone
         try:
-            return os.sendfile(nowhere, fd, offset, _STEP)
+            return os.sendfile(nowhere, fd, offset, size)
         except OSError:  # a filesystem that cannot: a real fault shows in the plain read too
             pass
-    return len(os.pread(fd, _STEP, offset))
+    return len(os.pread(fd, size, offset))
 
 
 if __name__ == "__main__":

@@ -36,21 +36,26 @@ def may_map(path):
     return not on_network(path) or os.path.getsize(path) < machine.available_bytes()
 
 
-def ready(path):
+def ready(path, spans=None):
     """Read a file on network storage into the page cache, unless it is there already.
+
+    Of a file of which parts are wanted, these are read wherever it lies: a map would make the system
+    read ahead and around them (up to some MB at each place that is touched).
 
     Parameters
     ----------
     path : str or path-like
+    spans : list of (int, int), optional
+        The parts that are wanted.
 
     Raises
     ------
     StorageError
         The file cannot be read.
     """
-    if on_network(path) and not cached(path):
+    if spans is not None or (on_network(path) and not cached(path)):
         with phase("read ahead"), storage(path, "reading the weights"):
-            pull(path)
+            pull(path, spans=spans)
 
 
 def cached(path):

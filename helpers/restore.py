@@ -20,7 +20,8 @@ def restore(skeleton, tensors, structure, source):
     tensors : dict of str to (str, torch.Tensor)
         Kind and tensor by name, as from `helpers.structure.capture`.
     structure : dict
-        As from `helpers.structure.capture`.
+        As from `helpers.structure.capture`; names in its ``"omitted"`` (see `helpers.selection`) get
+        no data and stay on meta.
     source : str or path-like
         Named in errors.
 
@@ -36,6 +37,9 @@ def restore(skeleton, tensors, structure, source):
     none, transient, other = (set(structure[key]) for key in ("none", "transient", "other_mode"))
     replaced = {}  # id of a skeleton's tensor -> (that tensor, kept alive; the loaded one)
     for name, owner, key, kind in places:
+        if name in structure.get("omitted", ()):
+            _empty(owner, key, kind)  # a skeleton built for real has random numbers there
+            continue
         if name not in make.names and name not in none:
             continue  # an empty slot that the saved model did not have, or a buffer left as built
         old = value(owner, key, kind)
@@ -55,6 +59,14 @@ def restore(skeleton, tensors, structure, source):
         module.training = structure["training"] != (name in other)
         for key in vars(module).keys() - OWN:
             vars(module)[key] = _swap(vars(module)[key], replaced)
+
+
+def _empty(owner, key, kind):
+    old = value(owner, key, kind)
+    if old is not None and not old.is_meta:
+        new = old.detach().to("meta")
+        place = owner._parameters if kind == "parameter" else owner._buffers
+        place[key] = _parameter(new, old, old.requires_grad) if kind == "parameter" else new
 
 
 class _Maker:
@@ -117,7 +129,8 @@ def _compare(places, modules, tensors, structure, source):
     for name, owner, key, kind in places:
         old = value(owner, key, kind)
         if name not in known:
-            if old is not None and old.numel() and name not in structure["transient"]:
+            left = structure["transient"], structure.get("omitted", ())
+            if old is not None and old.numel() and not any(name in names for names in left):
                 lacking.append(name)
             continue
         first = None if name in structure["none"] else structure["aliases"].get(name, name)

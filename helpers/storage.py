@@ -35,7 +35,7 @@ def locate(source):
     return path, (status.st_dev, status.st_ino)
 
 
-def open_model(path, verify):
+def open_model(path, verify, sparse=False):
     """Open a saved model and check all that can be checked without reading weights.
 
     Parameters
@@ -44,6 +44,8 @@ def open_model(path, verify):
         The directory.
     verify : bool
         Compare the other files with their hashes too.
+    sparse : bool
+        A part of the weights is wanted.
 
     Returns
     -------
@@ -63,7 +65,7 @@ def open_model(path, verify):
         with storage(weights, "reading the file"), open(weights, "rb") as file:
             check_weights(weights, file.read(layout.MARK_AT + 8), weights.stat().st_size, record)
         return record, None
-    raw = tensors.open_map(weights)
+    raw = tensors.open_map(weights, sparse)
     check_weights(weights, raw, len(raw), record)
     return record, raw
 

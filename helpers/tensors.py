@@ -122,8 +122,14 @@ def _pwrite(fd, data, offset):
         data, offset = data[done:], offset + done
 
 
-def open_map(path):
+def open_map(path, sparse=False):
     """Map a whole file copy-on-write: pages are shared until written, writes stay private.
+
+    Parameters
+    ----------
+    path : str or path-like
+    sparse : bool
+        A part of it is wanted: the system shall not read around what is touched.
 
     Returns
     -------
@@ -136,7 +142,10 @@ def open_map(path):
         # NORESERVE: the kernel need not set memory aside for copies that are never made, so a
         # file larger than the memory maps too
         flags = mmap.MAP_PRIVATE | getattr(mmap, "MAP_NORESERVE", 0)
-        return mmap.mmap(file.fileno(), 0, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+        raw = mmap.mmap(file.fileno(), 0, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+        if sparse and hasattr(mmap, "MADV_RANDOM"):
+            raw.madvise(mmap.MADV_RANDOM)
+        return raw
 
 
 def view(raw, entry):
@@ -248,7 +257,12 @@ def read(path, entries, device, readers=None, progress=True, encryption=None):
         with (
             progress_bar(total, "read", progress) as bar,
             TensorDeserializer(
-                str(path), device=device, lazy_load=True, num_readers=readers, encryption=to_read(encryption)
+                str(path),
+                device=device,
+                lazy_load=True,
+                num_readers=readers,
+                encryption=to_read(encryption),
+                filter_func=lambda name: str(name).removeprefix(".") in expected,
             ) as file,
         ):
             for _, _, name, parameter in file.read_tensors():

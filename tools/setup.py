@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 READY = VENV / "ready"
-EXTRAS = sys.argv[1] if len(sys.argv) > 1 else "test,peers"
+EXTRAS = sys.argv[1] if len(sys.argv) > 1 else "test,peers,scale"
 SPACE = 7 << 30  # bytes; the CPU build of torch needs less, the CUDA build all of it
 NEEDED = (
     "torch tensorizer transformers diffusers sklearn skops gguf accelerate matplotlib pandas ipywidgets "

@@ -80,13 +80,14 @@ def fill(build, wanted, structure_for, source):
             tensors = wanted.fetch()
         with phase("put the weights in"):
             copy = dict(tensors)
-            restore(model, copy, structure_for(model, copy), source)
-        if not (empty := on_meta(model)):
+            structure = structure_for(model, copy)
+            restore(model, copy, structure, source)
+        if not (empty := set(on_meta(model)) - structure.get("omitted", set())):
             # what was built, not loaded (constants), follows to where the weights are
-            return model.to(wanted.device) if wanted.device.type != "cpu" else model
+            return model._apply(lambda t: t if t.is_meta else t.to(wanted.device))
     raise SkeletonMismatch(
         source,
-        f"these have no data after loading: {', '.join(empty)}",
+        f"these have no data after loading: {', '.join(sorted(empty))}",
         "Build the skeleton without torch.device('meta') of its own.",
     )
 

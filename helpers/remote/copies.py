@@ -199,8 +199,8 @@ def same_length(store, name, length):
     return found
 
 
-def in_memory(store, name, length, *, readers=None, progress=True, stopping=None):
-    """The bytes of an object of weights, in private memory; keywords as for `fetch.whole`.
+def in_memory(store, name, length, **options):
+    """The bytes of an object of weights, in private memory; options as for `fetch.whole`.
 
     Returns
     -------
@@ -215,5 +215,5 @@ def in_memory(store, name, length, *, readers=None, progress=True, stopping=None
     """
     found = same_length(store, name, length)
     raw = mmap.mmap(-1, length)
-    fetch.whole(store, name, raw, found, readers=readers, progress=progress, stopping=stopping)
+    fetch.whole(store, name, raw, found, **options)
     return raw, found.version is not None

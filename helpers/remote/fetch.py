@@ -86,7 +86,7 @@ def probe(store, key):
     return patiently(store.name(key), attempt)
 
 
-def whole(store, key, into, found, *, readers=None, progress=True, stopping=None):
+def whole(store, key, into, found, *, spans=None, readers=None, progress=True, stopping=None):
     """Fill a buffer with an object.
 
     Parameters
@@ -97,6 +97,8 @@ def whole(store, key, into, found, *, readers=None, progress=True, stopping=None
         As long as the object.
     found : helpers.remote.store.Body
         From `probe`: every request makes sure that the object is still that one.
+    spans : list of (int, int), optional
+        Fill these parts alone; a server that sends no parts sends everything.
     readers : int, optional
         Requests at a time.
     progress : bool
@@ -115,16 +117,19 @@ def whole(store, key, into, found, *, readers=None, progress=True, stopping=None
     """
     size, stopping, readers = len(into), stopping or threading.Event(), readers or READERS
     step = min(max(size // (2 * readers), _PIECES[0]), _PIECES[1])
+    if not found.partial or spans is None:
+        spans = [(0, size)]
     if not found.partial:  # the server sends all or nothing
         step = max(size, 1)
+    pieces = [(at, min(at + step, stop)) for start, stop in spans for at in range(start, stop, step)]
     with (
         memoryview(into) as view,
-        progress_bar(size, "fetch", progress) as bar,
+        progress_bar(sum(stop - start for start, stop in pieces), "fetch", progress) as bar,
         ThreadPoolExecutor(readers) as pool,
     ):
         jobs = [
-            pool.submit(_piece, store, key, view[at : at + step], at, found, stopping, bar.update)
-            for at in range(0, size, step)
+            pool.submit(_piece, store, key, view[start:stop], start, found, stopping, bar.update)
+            for start, stop in pieces
         ]
         try:
             for job in jobs:
