@@ -143,6 +143,38 @@ def bars(values, title, unit, colours=None):
     return axes
 
 
+def lines(series, title, x, y):
+    """One line with marked points for each name, its last value written at its end.
+
+    Parameters
+    ----------
+    series : dict of str to list of (float, float)
+        Points by name.
+    title : str
+    x, y : str
+        Labels of the axes.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    Examples
+    --------
+    >>> lines({"helpers": [(1, 2.0), (2, 2.1)]}, "It hardly grows", "replicas", "GB")
+    <Axes: ...>
+    """
+    axes = new(title, 3.2)
+    for name, points in series.items():
+        across, up = zip(*points, strict=True)
+        axes.plot(across, up, marker="o", color=colour(name), label=name)
+        axes.annotate(f" {name}: {up[-1]:.2f}", (across[-1], up[-1]), fontsize=8, va="center")
+    axes.set_xlim(0, axes.get_xlim()[1] * 1.35)
+    axes.set_ylim(0, None)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    return axes
+
+
 def file_map(entries, length, title, part=lambda name: name):
     """A whole file as one strip, from its first byte to its last, coloured by part.
 

@@ -202,17 +202,12 @@ def growth(results, state, measure, routes):
     """
     from helpers import plots
 
-    axes = plots.new(f"{measure}, {state}: what is mapped hardly grows, what is copied does", 3.2)
-    for route in routes:
-        points = sorted(
+    points = {
+        route: sorted(
             (result["bytes"][route] / 1e9, statistics.median(values(result, state, route, measure).values()))
             for result in results
         )
-        sizes, seconds = zip(*points, strict=True)
-        axes.plot(sizes, seconds, marker="o", color=plots.colour(route), label=route)
-        axes.annotate(f" {route}: {seconds[-1]:.2f} s", (sizes[-1], seconds[-1]), fontsize=8, va="center")
-    axes.set_xlim(0, axes.get_xlim()[1] * 1.35)
-    axes.set_ylim(0, None)
-    axes.set_xlabel("size of the file, GB")
-    axes.set_ylabel("seconds")
-    return axes
+        for route in routes
+    }
+    title = f"{measure}, {state}: what is mapped hardly grows, what is copied does"
+    return plots.lines(points, title, "size of the file, GB", "seconds")
