@@ -49,6 +49,16 @@ def title_and_first_sentence(notebook):
     return title, next(line for line in text.splitlines()[1:] if line.strip())
 
 
+def first_picture(notebook):
+    """The first picture of a notebook as an HTML element; "" if it has none."""
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if png := output.get("data", {}).get("image/png"):
+                data = png.replace("\n", "")
+                return f'<img alt="" width="280" src="data:image/png;base64,{data}">'
+    return ""
+
+
 def conclusions(notebook):
     """What the cells tagged ``result`` printed: the workbook's findings on this machine."""
     for cell in notebook.cells:
@@ -61,7 +71,12 @@ def site():
     """Execute every notebook, export all to HTML with an index, print the results."""
     SITE.mkdir(parents=True, exist_ok=True)
     exporter = HTMLExporter(
-        template_name="workbook", extra_template_basedirs=[str(ROOT / "tools" / "templates")]
+        template_name="workbook",
+        extra_template_basedirs=[str(ROOT / "tools" / "templates")],
+        # nothing from elsewhere: the pages are read offline, and hold no formulas
+        mathjax_url="",
+        require_js_url="",
+        jquery_url="",
     )
     rows, results = [], []
     for path in NOTEBOOKS:
@@ -72,7 +87,7 @@ def site():
         title, sentence = title_and_first_sentence(notebook)
         rows.append(
             f'<li><a href="{path.stem}.html">{html.escape(title)}</a> '
-            f"({seconds:.0f} s)<br>{html.escape(sentence)}</li>"
+            f"({seconds:.0f} s)<br>{html.escape(sentence)}<br>{first_picture(notebook)}</li>"
         )
         results += conclusions(notebook)
     (SITE / "index.html").write_text(
