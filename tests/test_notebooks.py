@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-PAGES = [ROOT / "README.md", ROOT / "data" / "README.md"]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "data" / "README.md"]
 
 
 def read(path):
@@ -61,3 +61,19 @@ def test_relative_links_lead_somewhere(path):
     for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", prose(path)):
         if "://" not in link:
             assert (path.parent / link).exists(), link
+
+
+@pytest.mark.parametrize("path", [*NOTEBOOKS, *PAGES], ids=lambda path: path.name)
+def test_anchors_are_headings_of_their_page(path):
+    for page, anchor in re.findall(r"\]\(([^)#\s]*)#([^)\s]+)\)", prose(path)):
+        if "://" not in page:
+            text = prose(path.parent / page if page else path)
+            headings = re.findall(r"^#+ (.+)$", text, re.M)
+            assert anchor.lower() in {re.sub(r"\s", "-", heading).lower() for heading in headings}, anchor
+
+
+def test_every_notebook_is_in_the_tables_of_readme_and_00():
+    for table in (ROOT / "README.md", NOTEBOOKS[0]):
+        text = prose(table)
+        for path in NOTEBOOKS[1:]:
+            assert path.name in text, path.name
