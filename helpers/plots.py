@@ -144,7 +144,7 @@ def bars(values, title, unit, colours=None):
 
 
 def lines(series, title, x, y):
-    """One line with marked points for each name, its last value written at its end.
+    """One line with marked points for each name; lines that coincide stay visible by their dashes.
 
     Parameters
     ----------
@@ -164,12 +164,14 @@ def lines(series, title, x, y):
     <Axes: ...>
     """
     axes = new(title, 3.2)
-    for name, points in series.items():
+    for row, (name, points) in enumerate(series.items()):
         across, up = zip(*points, strict=True)
-        axes.plot(across, up, marker="o", color=colour(name), label=name)
-        axes.annotate(f" {name}: {up[-1]:.2f}", (across[-1], up[-1]), fontsize=8, va="center")
-    axes.set_xlim(0, axes.get_xlim()[1] * 1.35)
+        dashes = (0, (4, 2 * row)) if row else "-"
+        label = f"{name}: {up[-1]:.2f} at the end"
+        axes.plot(across, up, marker="o", color=colour(name), linestyle=dashes, label=label)
+    axes.set_xlim(0, None)
     axes.set_ylim(0, None)
+    axes.legend(frameon=False, fontsize=8)
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     return axes

@@ -87,12 +87,12 @@ def open_notebook(browser, port, token, folder, name):
     page.wait_for_selector("text=Python 3 (ipykernel) | Idle")
 
     def run_all():
-        before = (folder / f"{name}.ipynb").stat().st_mtime_ns
         page.get_by_text("Run", exact=True).first.click()
         page.get_by_text("Run All Cells", exact=True).click()
         waiting = "[...document.querySelectorAll('.jp-InputPrompt')].some(e => e.innerText.includes('*'))"
         page.wait_for_function(waiting)
         page.wait_for_function(f"!{waiting}", timeout=240_000)
+        before = (folder / f"{name}.ipynb").stat().st_mtime_ns  # it may have saved itself in between
         page.keyboard.press("Control+s")
         wait_until(lambda: (folder / f"{name}.ipynb").stat().st_mtime_ns > before, 30)
         time.sleep(0.5)
