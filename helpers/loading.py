@@ -123,13 +123,15 @@ def _on_disk(home, record, raw, chosen, options):
 def _stream(store, record, chosen, options, stopping):
     from helpers.remote.copies import in_memory
 
-    name = store.name(manifest.TENSORS)
+    name, spans = store.name(manifest.TENSORS), None
+    if options.only is not None:
+        spans = [(0, len(layout.prologue(record.entries))), *chosen.spans]
     with phase("fetch the weights"):
         raw, sure = in_memory(
             store,
             manifest.TENSORS,
             record.length,
-            spans=[(0, len(layout.prologue(record.entries))), *chosen.spans],
+            spans=spans,
             readers=options.readers,
             progress=options.progress,
             stopping=stopping,
