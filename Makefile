@@ -16,17 +16,17 @@ run: setup
 test: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest --quiet helpers tests
+	$(BIN)/python -m pytest --quiet helpers workbook tests
 	$(BIN)/python -m pytest --quiet --nbval --nbval-sanitize-with tests/nbval.cfg notebooks
 
 lab: setup
 	$(BIN)/jupyter lab notebooks
 
 bench: setup
-	$(BIN)/python -m helpers.bench --model 1.7b --rounds 5 --json build/bench.json
+	$(BIN)/python -m workbook.bench --model 1.7b --rounds 5 --json build/bench.json
 
 execute: setup
 	$(BIN)/python tools/workbook.py execute
 
 setup:
-	@$(PYTHON) tools/setup.py test,peers,scale
+	@$(PYTHON) tools/setup.py workbook,test,peers,scale

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import torch
 
-from helpers import loading, storage
 from helpers.errors import ModelError, NotAModel
-from helpers.remote import is_remote
+from helpers.saved import directory as storage
+from helpers.saved import loading
+from helpers.storage import is_remote
 from helpers.timeline import phase
 
 
@@ -114,11 +115,11 @@ def deserialise(
     )
     if not is_remote(source):
         return _from_path(source, options)
-    from helpers.remote import loading as remote
+    from helpers.saved import remote
 
     if cache is None or remote.is_bare(source):
         return remote.load(source, options)
-    from helpers.remote.copies import local_copy
+    from helpers.saved.copies import local_copy
 
     return _from_path(local_copy(source, cache, readers=readers, progress=progress), options)
 

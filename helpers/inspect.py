@@ -3,8 +3,9 @@
 import dataclasses
 from typing import NamedTuple
 
-from helpers import layout, manifest, storage
-from helpers.remote import is_remote
+from helpers.format import layout, manifest
+from helpers.saved import directory as storage
+from helpers.storage import is_remote
 
 _SHOWN = 12  # tensors in a repr
 
@@ -92,8 +93,8 @@ def inspect(source):
     (2, 3)
     """
     if is_remote(source):
-        from helpers.remote import copies
-        from helpers.remote.store import open_store
+        from helpers.saved import copies
+        from helpers.storage.http import open_store
 
         store = open_store(source)
         return copies.consistently(store, lambda text: _remote(store, text))
@@ -106,7 +107,7 @@ def inspect(source):
 
 
 def _remote(store, text):
-    from helpers.remote import fetch
+    from helpers.storage import fetch
 
     top = manifest.parse(text, store.name(manifest.NAME))
     inside = store.under(top.folder)

@@ -9,11 +9,15 @@ import time
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 
-from helpers import commit, families, manifest, structure, tensors
-from helpers import encryption as keys
+from helpers import families
 from helpers.errors import ModelError, StorageError
-from helpers.remote import is_remote
+from helpers.format import manifest
+from helpers.modules import structure
+from helpers.storage import atomic as commit
+from helpers.storage import is_remote
 from helpers.timeline import phase
+from helpers.weights import encryption as keys
+from helpers.weights import tensors
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +117,7 @@ def _place(destination, overwrite):
             "cannot be written to: models are read over HTTP, not saved",
             "Save to a directory that the server shows, or to s3://bucket/prefix.",
         )
-    from helpers.remote import s3
+    from helpers.storage import s3
 
     return s3.publication(destination, overwrite)
 

@@ -6,11 +6,14 @@ import tempfile
 import time
 from pathlib import Path
 
-from helpers import encryption as keys
-from helpers import layout, manifest, readahead, storage, tensors
 from helpers.errors import CorruptFile
-from helpers.remote import is_remote
+from helpers.format import layout, manifest
+from helpers.saved import directory as storage
+from helpers.storage import is_remote
+from helpers.storage import page_cache as readahead
 from helpers.timeline import phase
+from helpers.weights import encryption as keys
+from helpers.weights import tensors
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -158,8 +161,8 @@ def _raise(path, errors):
 
 
 def _remote(source, encryption, progress):
-    from helpers.remote import copies
-    from helpers.remote.store import open_store
+    from helpers.saved import copies
+    from helpers.storage.http import open_store
 
     store = open_store(source)
 
@@ -182,7 +185,8 @@ def _remote(source, encryption, progress):
 
 
 def _check_remote(store, record, encryption, progress):
-    from helpers.remote import copies, fetch
+    from helpers.saved import copies
+    from helpers.storage import fetch
 
     key = manifest.TENSORS
     found = copies.same_length(store, key, record.length)

@@ -29,7 +29,7 @@ class Parts(NamedTuple):
     tensors : dict of str to (str, torch.Tensor)
         Kind and tensor by name.
     structure : dict
-        From `helpers.structure.capture`.
+        From `helpers.modules.structure.capture`.
     settings : dict
         JSON-able; what the family needs besides.
     children : dict of str to object

@@ -5,7 +5,7 @@ import sys
 from helpers.families import Parts, library
 from helpers.families.torch_module import fill, rehearse
 from helpers.families.transformers import readable
-from helpers.structure import capture
+from helpers.modules.structure import capture
 from helpers.timeline import phase
 
 

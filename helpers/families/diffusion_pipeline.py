@@ -5,7 +5,7 @@ import sys
 from helpers.errors import UnsupportedModel
 from helpers.families import Parts, diffusers, library, transformers
 from helpers.families.transformers import readable
-from helpers.structure import blank
+from helpers.modules.structure import blank
 
 # What a pipeline may hold besides models; each saves and loads itself, without weights.
 _WEIGHTLESS = (

@@ -17,8 +17,8 @@ import torch
 
 from helpers.errors import CorruptFile, UnsupportedModel
 from helpers.families import Parts
-from helpers.structure import blank
-from helpers.tensors import bytes_of
+from helpers.modules.structure import blank
+from helpers.weights.tensors import bytes_of
 
 _STRUCTURE = "structure.zip"
 # What scikit-learn's own estimators hold of numpy and scipy: containers of numbers, and functions

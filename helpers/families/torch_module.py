@@ -5,8 +5,8 @@ from torch.overrides import TorchFunctionMode
 
 from helpers.errors import SkeletonMismatch, UnsupportedModel
 from helpers.families import Parts
-from helpers.restore import on_meta, restore
-from helpers.structure import capture
+from helpers.modules.restore import on_meta, restore
+from helpers.modules.structure import capture
 from helpers.timeline import phase
 
 

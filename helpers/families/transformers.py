@@ -7,7 +7,7 @@ import sys
 from helpers.errors import CorruptFile, UnsupportedModel
 from helpers.families import Parts, library
 from helpers.families.torch_module import fill, rehearse
-from helpers.structure import capture
+from helpers.modules.structure import capture
 from helpers.timeline import phase
 
 _GENERATION = "generation_config.json"

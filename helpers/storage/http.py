@@ -1,0 +1,250 @@
+"""One request to a store: bytes of an object, or what went wrong.
+
+Everything is read by plain HTTP requests of the standard library, S3 too (by signed addresses):
+one code path for all faults, and no library that logs addresses, which may hold signatures.
+"""
+
+import base64
+import http.client
+import os
+import re
+import ssl
+import urllib.error
+import urllib.request
+from typing import NamedTuple
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
+
+from helpers.errors import StorageError
+
+TIMEOUT = 10  # seconds in which the next bytes must arrive
+_AGAIN = {408, 429, 500, 502, 503, 504}  # the server's own trouble: worth another try
+
+
+class Interrupted(Exception):
+    """The request failed in a way that may pass: cut, stalled, a server's error."""
+
+
+class Missing(Exception):
+    """There is no such object."""
+
+
+class Changed(Exception):
+    """The object is not the one whose first bytes were read."""
+
+
+class Store:
+    """The objects under one prefix.
+
+    Parameters
+    ----------
+    label : str
+        The address without user, password and query, for messages.
+    address : callable
+        Gives the address to read for the name of an object; may hold secrets.
+    headers : dict of str to str
+        Sent with every request; may hold secrets.
+    """
+
+    def __init__(self, label, address, headers=()):
+        self.label, self.address, self.headers = label, address, dict(headers)
+
+    def __repr__(self):
+        return f"Store({self.label!r})"
+
+    def name(self, key):
+        """What an object is called in messages."""
+        return f"{self.label}/{key}" if key else self.label
+
+    def under(self, folder):
+        """The objects in a folder of this store."""
+        if not folder:
+            return self
+        return Store(self.name(folder), lambda key: self.address(f"{folder}/{key}"), self.headers)
+
+
+def open_store(source):
+    """The store of an address.
+
+    Parameters
+    ----------
+    source : str
+        ``s3://bucket/prefix``, or ``http(s)://host/prefix``: user and password go into a header, a
+        query (a signature) is kept for every object.
+
+    Returns
+    -------
+    Store
+
+    Raises
+    ------
+    StorageError
+        The address is malformed, or there are no credentials for S3.
+    """
+    parts = urlsplit(source)
+    if parts.scheme.lower() == "s3":
+        from helpers.storage import s3
+
+        return s3.store(source)
+    if not parts.hostname:
+        raise StorageError(f"{parts.scheme}://", "names no host", "Write http(s)://host/prefix.")
+    host = parts.netloc.rpartition("@")[2]
+    path, headers = parts.path.rstrip("/"), {}
+    if parts.username is not None:
+        pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        headers["Authorization"] = "Basic " + base64.b64encode(pair.encode()).decode()
+
+    def address(key):
+        return urlunsplit((parts.scheme, host, path + ("/" + quote(key) if key else ""), parts.query, ""))
+
+    return Store(f"{parts.scheme}://{host}{path}", address, headers)
+
+
+class Body(NamedTuple):
+    """An answer: the open stream, where in the object it begins, the object's length and its version.
+
+    ``length`` and ``version`` are None where the server does not say. ``partial`` tells whether
+    the server can send a part of an object.
+    """
+
+    stream: http.client.HTTPResponse
+    start: int
+    length: int | None
+    version: str | None
+    partial: bool
+
+
+def get(store, key, start=None, stop=None, version=None):
+    """Ask for an object, or for its bytes from ``start`` to ``stop``.
+
+    Parameters
+    ----------
+    store : Store
+    key : str
+        The object's name below the store's prefix; "" for the prefix itself.
+    start, stop : int, optional
+        Both or none.
+    version : str, optional
+        What an earlier `Body` said; the object must still be that one.
+
+    Returns
+    -------
+    Body
+        The caller closes its stream.
+
+    Raises
+    ------
+    Interrupted, Missing, Changed
+        For the caller to act on.
+    StorageError
+        The server refuses for good.
+    """
+    request = urllib.request.Request(store.address(key))
+    for name, value in store.headers.items():
+        request.add_unredirected_header(name, value)  # not to another host
+    if start is not None:
+        request.add_header("Range", f"bytes={start}-{stop - 1}")
+    if version and version.startswith('"'):  # a strong ETag; a weak one is only compared
+        request.add_header("If-Match", version)
+    try:
+        stream = _opener().open(request, timeout=TIMEOUT)
+    except urllib.error.HTTPError as error:
+        with error:
+            raise _refusal(store, key, error) from None
+    except (OSError, http.client.HTTPException) as error:
+        raise _failure(store, key, error) from None
+    try:
+        return _checked(store, key, stream, start, version)
+    except BaseException:
+        stream.close()
+        raise
+
+
+def receive(stream, view):
+    """Receive what is there into a buffer, as soon as something is; how much. 0 at the end.
+
+    Raises
+    ------
+    Interrupted
+        The connection was cut or has stalled.
+    """
+    try:
+        # Not stream.readinto: it waits until the buffer is full, so a server that sends a byte now
+        # and then would hold it for ever. Not stream.read1, but for chunks: it copies once more,
+        # a sixth of the time of a load on loopback.
+        if not stream.chunked:
+            return stream.fp.readinto1(view)
+        data = stream.read1(len(view))
+        view[: len(data)] = data
+        return len(data)
+    except (OSError, http.client.HTTPException) as error:
+        raise Interrupted(_words(error)) from None
+
+
+_made: list = []
+
+
+def _opener():
+    if not _made:
+        context = ssl.create_default_context(cafile=os.environ.get("AWS_CA_BUNDLE"))
+        _made.append(urllib.request.build_opener(urllib.request.HTTPSHandler(context=context)))
+    return _made[0]
+
+
+def _checked(store, key, stream, start, version):
+    headers = stream.headers
+    if headers.get("Content-Encoding", "identity") != "identity":
+        raise StorageError(store.name(key), "is sent compressed", "Turn compression off in the server.")
+    found = headers.get("ETag") or headers.get("Last-Modified")
+    if version is not None and found != version:
+        raise Changed
+    length = headers.get("Content-Length")
+    length = int(length) if length else None
+    if start is None or stream.status == 200:
+        return Body(stream, 0, length, found, start is None)
+    where = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", headers.get("Content-Range", ""))
+    if not where or int(where[1]) != start:
+        raise StorageError(store.name(key), "answers another range than asked for", "Check the server.")
+    return Body(stream, start, int(where[3]), found, True)
+
+
+def _refusal(store, key, error):
+    name, code = store.name(key), error.code
+    try:
+        said = re.search(rb"<Code>(\w+)</Code>", error.read(4096))  # S3's own word for it
+    except (OSError, http.client.HTTPException):
+        said = None
+    what = f"the server answers {code} {said[1].decode() if said else error.reason}"
+    region = error.headers.get("x-amz-bucket-region")
+    if region and code in (301, 307, 400):
+        return StorageError(name, f"the bucket is in {region}", f"Set AWS_REGION={region}.")
+    if code in (404, 410):
+        return Missing(name)
+    if code in (412, 416):
+        return Changed()
+    if code in _AGAIN:
+        return Interrupted(what)
+    if code in (401, 403):
+        return StorageError(
+            name, what, "Check credentials and rights; some stores answer so where there is nothing."
+        )
+    return StorageError(name, what, "Check the address and the server.")
+
+
+def _failure(store, key, error):
+    reason = getattr(error, "reason", error)
+    if isinstance(reason, ssl.SSLCertVerificationError):
+        return StorageError(
+            store.name(key),
+            f"its certificate is not trusted ({reason.verify_message})",
+            "Set SSL_CERT_FILE (for S3 also AWS_CA_BUNDLE) to your authority's certificates.",
+        )
+    return Interrupted(_words(reason))
+
+
+def _words(error):
+    """An error without its address."""
+    if isinstance(error, TimeoutError):
+        return f"nothing arrived for {TIMEOUT} seconds"
+    if isinstance(error, http.client.IncompleteRead):
+        return "the body ended early"
+    return getattr(error, "strerror", None) or type(error).__name__

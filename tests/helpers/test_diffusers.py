@@ -1,0 +1,165 @@
+"""Diffusers models and whole pipelines come back exactly."""
+
+import json
+
+import diffusers
+import numpy as np
+import pipelines
+import pytest
+import torch
+from equality import assert_same_module, assert_same_tensor
+
+from helpers import deserialise, serialise
+from helpers.errors import CorruptFile, UnsupportedModel
+from workbook import samples
+
+
+def config_of(model):
+    return {key: value for key, value in model.config.items() if not key.startswith("_")}
+
+
+@pytest.mark.parametrize("name", pipelines.WITH_OUTPUTS)
+def test_model_comes_back_with_equal_weights_config_and_outputs(tmp_path, name):
+    model = pipelines.build(name)
+    before = pipelines.outputs(model, name)
+    serialise(model, tmp_path / "m")
+    loaded = deserialise(tmp_path / "m", device="cpu")
+    assert_same_module(model, loaded)
+    assert config_of(model) == config_of(loaded)
+    after = pipelines.outputs(loaded, name)
+    assert len(before) == len(after) > 0
+    for one, other in zip(before, after, strict=True):
+        assert_same_tensor(name, one, other)
+
+
+def test_every_class_that_can_be_built_small_comes_back_equal(tmp_path):
+    done = []
+    for cls in pipelines.model_classes():
+        model = pipelines.small(cls)
+        if model is None or not isinstance(model, diffusers.ConfigMixin):
+            continue
+        serialise(model, tmp_path / "m", overwrite=True, progress=False)
+        loaded = deserialise(tmp_path / "m", device="cpu")
+        assert_same_module(model, loaded)
+        assert config_of(model) == config_of(loaded), cls.__name__
+        done.append(cls.__name__)
+    print(f"{len(done)} classes: {', '.join(done)}")
+    assert len(done) >= 75
+
+
+@pytest.mark.parametrize("name", pipelines.PIPELINES)
+def test_pipeline_comes_back_and_draws_the_same(tmp_path, name):
+    pipeline = pipelines.PIPELINES[name]()
+    before = pipelines.draw(pipeline)
+    saved = serialise(pipeline, tmp_path / "p")
+    loaded = deserialise(tmp_path / "p", verify=True, device="cpu")
+    assert type(loaded) is type(pipeline)
+    assert config_of(loaded) == config_of(pipeline)
+    assert loaded.components.keys() == pipeline.components.keys()
+    for key, part in pipeline.components.items():
+        again = loaded.components[key]
+        if isinstance(part, torch.nn.Module):
+            assert_same_module(part, again)
+        elif part is None:
+            assert again is None
+        elif hasattr(part, "config"):
+            assert type(part) is type(again)
+            assert config_of(part) == config_of(again)
+    assert np.array_equal(before, pipelines.draw(loaded))
+    assert saved.tensors == sum(
+        len({id(t) for t in [*part.parameters(), *part.buffers()]})
+        for part in pipeline.components.values()
+        if isinstance(part, torch.nn.Module)
+    )
+
+
+def test_a_pipeline_is_laid_out_as_diffusers_lays_it_out(tmp_path):
+    pipeline = samples.tiny_stable_diffusion()
+    serialise(pipeline, tmp_path / "p")
+    pipeline.save_pretrained(tmp_path / "hf")
+    ours, theirs = (json.loads((tmp_path / d / "model_index.json").read_text()) for d in ("p", "hf"))
+    assert ours == theirs
+    assert {path.name for path in (tmp_path / "p").iterdir() if path.is_dir()} == {
+        path.name for path in (tmp_path / "hf").iterdir() if path.is_dir()
+    }
+
+
+def test_a_component_can_be_loaded_alone(tmp_path):
+    pipeline = samples.tiny_stable_diffusion()
+    serialise(pipeline, tmp_path / "p")
+    assert_same_module(pipeline.unet, deserialise(tmp_path / "p" / "unet", device="cpu"))
+
+
+def test_dtype_reaches_every_model_of_a_pipeline(tmp_path):
+    serialise(samples.tiny_stable_diffusion(), tmp_path / "p")
+    loaded = deserialise(tmp_path / "p", dtype=torch.bfloat16, device="cpu")
+    assert {loaded.unet.dtype, loaded.vae.dtype, loaded.text_encoder.dtype} == {torch.bfloat16}
+
+
+def test_a_pipeline_saved_over_another_replaces_it_whole(tmp_path):
+    serialise(samples.tiny_stable_diffusion(), tmp_path / "p")
+    serialise(pipelines.PIPELINES["ddpm"](), tmp_path / "p", overwrite=True)
+    assert not (tmp_path / "p" / "vae").exists()
+    assert isinstance(deserialise(tmp_path / "p"), diffusers.DDPMPipeline)
+
+
+def test_a_pipeline_whose_write_fails_half_way_leaves_nothing(tmp_path, monkeypatch):
+    from helpers.weights import tensors
+
+    write, calls = tensors.write, []
+
+    def fail_at_third(*arguments, **options):
+        calls.append(1)
+        if len(calls) == 3:
+            raise OSError(28, "No space left on device")
+        return write(*arguments, **options)
+
+    monkeypatch.setattr(tensors, "write", fail_at_third)
+    from helpers.errors import StorageError
+
+    with pytest.raises(StorageError, match="no space left"):
+        serialise(samples.tiny_stable_diffusion(), tmp_path / "p")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_part_of_ones_own_is_refused_by_name(tmp_path):
+    class Mine(diffusers.UNet2DModel):
+        pass
+
+    pipeline = pipelines.PIPELINES["ddpm"]()
+    pipeline.register_modules(unet=Mine(**pipelines.WITH_OUTPUTS["UNet2DModel"][0]))
+    with pytest.raises(UnsupportedModel, match=r"unet \(Mine\)|unet .*Mine"):
+        serialise(pipeline, tmp_path / "p")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [["os", "system"], ["diffusers", "os"], ["diffusers", "UNet2DModel"], ["transformers", "pipeline"]],
+)
+def test_a_hostile_model_index_is_refused(tmp_path, entry):
+    serialise(pipelines.PIPELINES["ddpm"](), tmp_path / "p")
+    path = tmp_path / "p" / "model_index.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"scheduler": entry}))
+    with pytest.raises(CorruptFile, match="no such class"):
+        deserialise(tmp_path / "p")
+
+
+def test_damage_in_one_component_is_found_and_named(tmp_path):
+    serialise(samples.tiny_stable_diffusion(), tmp_path / "p")
+    path = tmp_path / "p" / "vae" / "model.tensors"
+    raw = bytearray(path.read_bytes())
+    raw[-100] ^= 1
+    path.write_bytes(raw)
+    with pytest.raises(CorruptFile, match=r"vae/model\.tensors.*1 of"):
+        deserialise(tmp_path / "p", verify=True)
+    path.unlink()
+    with pytest.raises(CorruptFile, match=r"vae/model\.tensors: is missing"):
+        deserialise(tmp_path / "p")
+
+
+def test_a_layer_added_to_a_unet_is_refused_when_saved(tmp_path):
+    unet = pipelines.build("UNet2DModel")
+    unet.extra = torch.nn.Linear(2, 2)
+    with pytest.raises(UnsupportedModel, match=r"extra\.bias, extra\.weight"):
+        serialise(unet, tmp_path / "m")

@@ -1,0 +1,210 @@
+"""Encrypted models: equal with the key, of no use without it, and clear words for every mistake."""
+
+import json
+import os
+import subprocess
+import sys
+
+import architectures
+import pytest
+import torch
+from equality import assert_same_module
+from faulty import serving
+from odd_modules import ALL as ODD
+from torch import nn
+
+import helpers
+from helpers import deserialise, serialise
+from helpers.errors import CorruptFile, EncryptionError
+from workbook.samples import tiny_stable_diffusion
+
+KEY = bytes(range(32))
+PHRASE = "correct horse battery staple"
+
+
+def build():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(200, 300), nn.BatchNorm1d(300), nn.Linear(300, 100))
+
+
+def load(path, **options):
+    return deserialise(path, **{"skeleton": build, "device": "cpu", "encryption": KEY} | options)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    serialise(build(), tmp_path / "m", encryption=KEY)
+    return tmp_path / "m"
+
+
+@pytest.mark.parametrize("key", [KEY, PHRASE])
+def test_a_module_comes_back_equal(tmp_path, key):
+    model = build()
+    serialise(model, tmp_path / "m", encryption=key)
+    assert_same_module(build(), model)  # tensorizer encrypts in place: not our model
+    for verify in (False, True):
+        assert_same_module(model, load(tmp_path / "m", encryption=key, verify=verify))
+    assert helpers.verify(tmp_path / "m", encryption=key).tensors == 9
+
+
+@pytest.mark.parametrize("name", sorted(ODD))
+def test_odd_modules_come_back_equal(tmp_path, name):
+    make = ODD[name]
+    torch.manual_seed(0)
+    model = make()
+    serialise(model, tmp_path / "m", encryption=KEY)
+    assert_same_module(model, load(tmp_path / "m", skeleton=make))
+
+
+def test_language_models_pipelines_and_estimators_come_back_equal(tmp_path):
+    from sklearn.datasets import load_iris
+    from sklearn.ensemble import RandomForestClassifier
+
+    model = architectures.build("LlamaForCausalLM")
+    serialise(model, tmp_path / "l", encryption=KEY)
+    assert_same_module(model, deserialise(tmp_path / "l", encryption=KEY, device="cpu"))
+    pipeline = tiny_stable_diffusion()
+    serialise(pipeline, tmp_path / "p", encryption=KEY)
+    assert_same_module(pipeline.unet, deserialise(tmp_path / "p", encryption=KEY, device="cpu").unet)
+    data, target = load_iris(return_X_y=True)
+    forest = RandomForestClassifier(n_estimators=10, random_state=0).fit(data, target)
+    serialise(forest, tmp_path / "e", encryption=KEY)
+    loaded = deserialise(tmp_path / "e", encryption=KEY)
+    assert (loaded.predict_proba(data) == forest.predict_proba(data)).all()
+    assert helpers.verify(tmp_path / "p").tensors == len(helpers.inspect(tmp_path / "p").tensors)
+
+
+def test_neither_the_weights_nor_the_key_are_in_the_files(tmp_path):
+    model = nn.Linear(64, 64)
+    nn.init.constant_(model.weight, 0.7071)
+    plain = model.weight.detach().numpy().tobytes()[:64]
+    serialise(model, tmp_path / "plain")
+    serialise(model, tmp_path / "key", encryption=KEY)
+    serialise(model, tmp_path / "phrase", encryption=PHRASE)
+    assert plain in (tmp_path / "plain" / "model.tensors").read_bytes()
+    for name in ("key", "phrase"):
+        whole = b"".join(path.read_bytes() for path in (tmp_path / name).rglob("*") if path.is_file())
+        assert plain not in whole
+        assert KEY not in whole and KEY.hex().encode() not in whole and PHRASE.encode() not in whole
+    assert not any(t.sha256 for t in helpers.inspect(tmp_path / "key").tensors)
+    assert helpers.inspect(tmp_path / "phrase").encryption == "phrase".replace("phrase", "passphrase")
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        (None, "is encrypted. Pass encryption=, the key it was saved with"),
+        (bytes(32), "cannot be decrypted"),
+        (PHRASE, "was encrypted with a key of bytes"),
+        (b"short", "takes a key of 32 bytes or a passphrase"),
+        ("", "takes a key of 32 bytes or a passphrase"),
+        (12, "takes a key of 32 bytes or a passphrase"),
+    ],
+)
+def test_each_mistake_with_a_key_has_its_own_words(saved, key, said):
+    with pytest.raises(EncryptionError, match=said) as caught:
+        load(saved, encryption=key)
+    assert caught.value.remedy
+    assert KEY.hex() not in str(caught.value) and PHRASE not in str(caught.value)
+
+
+def test_a_wrong_passphrase_and_a_key_for_a_plain_model(tmp_path):
+    serialise(build(), tmp_path / "m", encryption=PHRASE)
+    with pytest.raises(EncryptionError, match="cannot be decrypted"):
+        load(tmp_path / "m", encryption="wrong")
+    serialise(build(), tmp_path / "plain")
+    for path in (tmp_path / "plain", tmp_path / "plain" / "model.tensors"):
+        with pytest.raises(EncryptionError, match="is not encrypted. Load it without encryption="):
+            load(path)
+    with pytest.raises(EncryptionError, match="is not encrypted"):
+        helpers.verify(tmp_path / "plain", encryption=KEY)
+
+
+def test_it_is_never_mapped(saved):
+    with pytest.raises(EncryptionError, match="is never mapped"):
+        load(saved, mapped=True)
+
+
+def test_libsodium_missing_is_said(tmp_path):
+    code = """
+import ctypes.util, sys
+find = ctypes.util.find_library
+ctypes.util.find_library = lambda name: None if "sodium" in name else find(name)
+load = ctypes.CDLL.__init__
+def refuse(self, name=None, *rest, **more):
+    if name and "sodium" in str(name):
+        raise OSError("no such library")
+    load(self, name, *rest, **more)
+ctypes.CDLL.__init__ = refuse
+import torch
+from helpers import serialise, deserialise
+for action in (lambda: serialise(torch.nn.Linear(2, 2), sys.argv[1] + "/new", encryption=bytes(32)),
+               lambda: deserialise(sys.argv[1] + "/m", encryption=bytes(32), skeleton=lambda: torch.nn.Linear(2, 2))):
+    try:
+        action()
+    except Exception as error:
+        print(type(error).__name__, error)
+"""
+    serialise(nn.Linear(2, 2), tmp_path / "m", encryption=bytes(32))
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
+    lines = done.stdout.splitlines()
+    assert len(lines) == 2, done.stderr
+    for line in lines:
+        assert line.startswith("EncryptionError") and "libsodium, which is not installed" in line
+    assert not (tmp_path / "new").exists()
+
+
+def test_damage_is_named_with_the_key_and_found_without(saved):
+    path = saved / "model.tensors"
+    whole = bytearray(path.read_bytes())
+    whole[-5000] ^= 1
+    path.write_bytes(whole)
+    for check in (load, lambda p: helpers.verify(p, encryption=KEY)):
+        with pytest.raises(CorruptFile, match=r"1 of 9 tensors are damaged: 2\.weight"):
+            check(saved)
+    with pytest.raises(CorruptFile, match="is not what was saved"):
+        helpers.verify(saved)
+
+
+def test_truncation_and_another_models_file_are_noticed_without_a_key(saved, tmp_path):
+    path = saved / "model.tensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    with pytest.raises(CorruptFile, match="is truncated"):
+        load(saved)
+    serialise(build(), tmp_path / "other", encryption=KEY)
+    path.write_bytes((tmp_path / "other" / "model.tensors").read_bytes())
+    with pytest.raises(CorruptFile, match="does not belong to the manifest"):
+        load(saved)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"encryption": ""},
+        {"encryption": "rot13"},
+        {"files": {}},
+        {"length": 10},
+    ],
+)
+def test_a_manifest_that_lies_about_encryption_is_refused(saved, change):
+    path = saved / "model.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(CorruptFile):
+        load(saved)
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_it_is_loaded_over_the_network(saved, tmp_path, cached):
+    options = {"cache": tmp_path / "cache"} if cached else {}
+    with serving(tmp_path) as server:
+        assert_same_module(build(), load(f"{server.url}/m", **options))
+        with pytest.raises(EncryptionError, match="is encrypted"):
+            load(f"{server.url}/m", encryption=None)
+        with pytest.raises(EncryptionError, match="cannot be decrypted") as caught:
+            load(f"{server.url}/m", encryption=bytes(32))
+        if not cached:
+            assert server.url in str(caught.value)
+        assert helpers.verify(f"{server.url}/m").tensors == 9
+        assert helpers.verify(f"{server.url}/m", encryption=KEY).tensors == 9
+    assert not [name for name in os.listdir(tmp_path) if name.startswith("model-")]

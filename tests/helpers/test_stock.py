@@ -1,0 +1,193 @@
+"""Our files are tensorizer files, and tensorizer's files load here."""
+
+import architectures
+import odd_modules
+import pytest
+import torch
+from equality import assert_same_module, assert_same_tensor, bits
+from tensorizer import TensorDeserializer, TensorSerializer
+from torch import nn
+
+from helpers import deserialise, deserialise_saved_model, serialise, serialise_model
+from helpers.errors import SkeletonMismatch, UnsupportedModel
+from helpers.format import layout
+from helpers.format.layout import DTYPES
+from helpers.weights import tensors
+
+
+def model():
+    torch.manual_seed(3)
+    return nn.Sequential(nn.Linear(40, 30), nn.BatchNorm1d(30), nn.Sequential(nn.Linear(30, 7)))
+
+
+def stock_file(module, path):
+    serialiser = TensorSerializer(str(path))
+    serialiser.write_module(module)
+    serialiser.close()
+    return path
+
+
+@pytest.mark.parametrize("readers", [1, 8])
+@pytest.mark.parametrize("verify", [False, True])
+def test_stock_tensorizer_loads_our_file(tmp_path, readers, verify):
+    module = model()
+    serialise(module, tmp_path / "m")
+    skeleton = model()
+    for parameter in skeleton.parameters():
+        nn.init.zeros_(parameter)
+    with TensorDeserializer(
+        str(tmp_path / "m" / "model.tensors"), device="cpu", num_readers=readers, verify_hash=verify
+    ) as file:
+        assert file.load_into_module(skeleton) == 9
+    for name, tensor in module.state_dict().items():
+        assert_same_tensor(name, tensor, skeleton.state_dict()[name])
+
+
+def test_stock_tensorizer_filters_and_reads_our_file_lazily(tmp_path):
+    module = odd_modules.Everything()
+    serialise(module, tmp_path / "m")
+    path = str(tmp_path / "m" / "model.tensors")
+    with TensorDeserializer(path, device="cpu", lazy_load=True) as file:
+        assert torch.equal(file[".scale"], module.scale)
+        assert torch.equal(file["frozen.weight"], module.frozen.weight)
+    with TensorDeserializer(path, device="cpu", filter_func=lambda name: "block" in name) as file:
+        assert set(file) == {
+            f"block.{part}"
+            for part in (
+                "0.weight",
+                "0.bias",
+                "1.weight",
+                "1.bias",
+                "1.running_mean",
+                "1.running_var",
+                "1.num_batches_tracked",
+            )
+        }
+
+
+def test_attributes_are_out_of_the_sight_of_stock_tensorizer(tmp_path):
+    module = odd_modules.Holder()
+    module.plain = module.plain + 1
+    serialise(module, tmp_path / "m")
+    with TensorDeserializer(str(tmp_path / "m" / "model.tensors"), device="cpu") as file:
+        file.load_into_module(odd_modules.Holder())
+        assert set(file) == {".weight", ".table"}
+
+
+@pytest.mark.parametrize("dtype", sorted(DTYPES))
+def test_every_type_agrees_with_stock_tensorizer(tmp_path, dtype):
+    raw = torch.randint(0, 2 if dtype == "bool" else 256, (6 * DTYPES[dtype][1],), dtype=torch.uint8)
+    tensor = raw.view(getattr(torch, dtype)).reshape(2, 3)
+    tensors.write(tmp_path / "ours", {"x": ("buffer", tensor)})
+    with TensorDeserializer(str(tmp_path / "ours"), device="cpu", verify_hash=True) as file:
+        read = file[".x"].detach()
+    assert read.dtype == tensor.dtype and torch.equal(bits(read), bits(tensor))
+    serialiser = TensorSerializer(str(tmp_path / "stock"))
+    serialiser.write_state_dict({"x": tensor})
+    serialiser.close()
+    raw_map = tensors.open_map(tmp_path / "stock")
+    ((entry, _),) = layout.read_index(raw_map)
+    assert_same_tensor("x", tensors.view(raw_map, entry), tensor)
+
+
+@pytest.mark.parametrize("mapped", [True, False])
+@pytest.mark.parametrize("verify", [True, False])
+def test_a_stock_file_loads_with_a_skeleton(tmp_path, mapped, verify):
+    module = odd_modules.Everything().eval()
+    path = stock_file(module, tmp_path / "stock.tensors")
+    loaded = deserialise(
+        path, skeleton=lambda: odd_modules.Everything().eval(), mapped=mapped, verify=verify, device="cpu"
+    )
+    assert_same_module(module, loaded)
+
+
+def test_a_stock_file_without_transient_buffers_keeps_the_skeletons(tmp_path):
+    def build():  # not at the root: there stock tensorizer 2.12 drops persistent buffers too
+        return nn.Sequential(odd_modules.Everything())
+
+    module = build()
+    serialiser = TensorSerializer(str(tmp_path / "f"))
+    serialiser.write_module(module, include_non_persistent_buffers=False)
+    serialiser.close()
+    assert_same_module(module, deserialise(tmp_path / "f", skeleton=build))
+
+
+def test_a_stock_file_whose_values_contradict_the_skeletons_ties_is_refused(tmp_path):
+    path = stock_file(nn.ModuleDict({"first": nn.Linear(4, 4), "second": nn.Linear(4, 4)}), tmp_path / "f")
+    with pytest.raises(SkeletonMismatch, match=r"second.weight and first.weight, second.bias and first.bias"):
+        deserialise(path, skeleton=odd_modules.tied_blocks)
+
+
+def test_a_misaligned_complex_tensor_of_a_stock_file_is_copied(tmp_path):
+    module = nn.ParameterDict(
+        {f"p{i}": nn.Parameter(torch.randn(3, dtype=torch.complex128)) for i in range(8)}
+        | {"odd": torch.ones(3)}
+    )
+    path = stock_file(module, tmp_path / "f")
+    offsets = [entry.offset for entry, _ in layout.read_index(path.read_bytes())]
+    assert any(offset % 16 for offset in offsets)
+    build = lambda: nn.ParameterDict({k: torch.empty_like(v) for k, v in module.items()})  # noqa: E731
+    loaded = deserialise(path, skeleton=build)
+    for name, parameter in module.items():
+        assert loaded[name].data_ptr() % 16 == 0
+        assert_same_tensor(name, parameter, loaded[name])
+
+
+@pytest.mark.parametrize("writer", ["stock", "ours"])
+def test_the_guides_loader_is_exact(tmp_path, writer):
+    language_model = architectures.build("LlamaForCausalLM")
+    language_model.generation_config.max_new_tokens = 7
+    language_model.save_pretrained(tmp_path / "hf")
+    path = tmp_path / "f.tensors"
+    if writer == "stock":
+        stock_file(language_model, path)
+    else:
+        assert serialise_model(language_model, path) is True
+    loaded = deserialise_saved_model(path, tmp_path / "hf")
+    assert_same_module(language_model, loaded)
+    assert loaded.generation_config == language_model.generation_config
+    assert not loaded.training and loaded.lm_head.weight is loaded.model.embed_tokens.weight
+
+
+def test_the_guides_saver_logs_and_returns_false_and_leaves_the_old_file(tmp_path, caplog):
+    path = tmp_path / "f.tensors"
+    assert serialise_model(nn.Linear(2, 2), path)
+    before = path.read_bytes()
+    assert serialise_model(nn.LazyLinear(2), path) is False
+    assert "lazy" in caplog.text
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_an_encrypted_stock_file_is_refused_in_words(tmp_path):
+    from tensorizer import EncryptionParams
+
+    from helpers.errors import CorruptFile
+
+    serialiser = TensorSerializer(str(tmp_path / "f"), encryption=EncryptionParams.random())
+    serialiser.write_module(nn.Linear(2, 2))
+    serialiser.close()
+    with pytest.raises((CorruptFile, UnsupportedModel), match="encrypted"):
+        deserialise(tmp_path / "f", skeleton=lambda: nn.Linear(2, 2))
+
+
+def test_two_saves_of_one_model_are_the_same_bytes_aligned_and_small(tmp_path):
+    module = odd_modules.Everything()
+    serialise(module, tmp_path / "a")
+    serialise(module, tmp_path / "b")
+    one = (tmp_path / "a" / "model.tensors").read_bytes()
+    assert one == (tmp_path / "b" / "model.tensors").read_bytes()
+    assert all(entry.offset % 64 == 0 for entry, _ in layout.read_index(one))
+
+
+def test_more_tensors_than_the_stock_index_can_hold(tmp_path):
+    names = [f"a_rather_long_name_of_a_tensor_{i}" for i in range(4000)]
+    module = nn.ParameterDict({name: torch.full((1,), float(i)) for i, name in enumerate(names)})
+    serialise(module, tmp_path / "m")
+    loaded = deserialise(
+        tmp_path / "m", skeleton=lambda: nn.ParameterDict({n: torch.empty(1) for n in names})
+    )
+    assert [loaded[name].item() for name in names] == list(range(4000))
+    with TensorDeserializer(str(tmp_path / "m" / "model.tensors"), device="cpu") as file:
+        assert file[f".{names[-1]}"].item() == 3999
+    with pytest.raises(RuntimeError, match="Metadata overflow"):
+        stock_file(module, tmp_path / "stock")

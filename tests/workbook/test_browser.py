@@ -1,0 +1,167 @@
+"""The workbook in a real browser: JupyterLab on loopback, Chromium without a screen."""
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from workbook.samples.servers import free_ports
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="Chromium is not installed (apt-get install chromium)"
+)
+ROOT = Path(__file__).resolve().parents[2]
+SETTINGS = {
+    # all cells are in the page, and no question which kernel to start
+    "notebook-extension/tracker": {"windowingMode": "none", "autoStartDefaultKernel": True},
+    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+}
+FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """JupyterLab over a copy of the notebooks; yields a function that opens one in the browser."""
+    folder = tmp_path_factory.mktemp("lab")
+    shutil.copytree(ROOT / "notebooks", folder / "notebooks", ignore=shutil.ignore_patterns(".*"))
+    (folder / "data").symlink_to(ROOT / "data")
+    for name, values in SETTINGS.items():
+        path = folder / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(values))
+    (port,), token = free_ports(1), secrets.token_hex(8)
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1"]
+    command += [
+        f"--port={port}",
+        f"--IdentityProvider.token={token}",
+        f"--ServerApp.root_dir={folder}/notebooks",
+    ]
+    environment = os.environ | {"JUPYTERLAB_SETTINGS_DIR": str(folder / "settings")}
+    with open(folder / "log", "w") as log:
+        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    try:
+        wait_until(lambda: answers(port, token), 60)
+        with sync_api.sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
+            yield lambda name: open_notebook(browser, port, token, folder / "notebooks", name)
+            browser.close()
+    finally:
+        server.terminate()  # ends its kernels too
+        server.wait(30)
+
+
+def answers(port, token):
+    with contextlib.suppress(OSError):
+        return kernels(port, token) is not None
+    return False
+
+
+def kernels(port, token):
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/kernels?token={token}", timeout=5) as answer:
+        return json.load(answer)
+
+
+def wait_until(condition, seconds):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it takes too long"
+        time.sleep(0.2)
+
+
+def open_notebook(browser, port, token, folder, name):
+    page = browser.new_page(viewport={"width": 1300, "height": 1000})
+    page.set_default_timeout(30_000)
+    page.goto(f"http://127.0.0.1:{port}/lab/workspaces/{name}/tree/{name}.ipynb?reset&token={token}")
+    page.wait_for_selector(".jp-Notebook .jp-CodeCell")
+    page.wait_for_selector("text=Python 3 (ipykernel) | Idle")
+
+    def run_all():
+        page.get_by_text("Run", exact=True).first.click()
+        page.get_by_text("Run All Cells", exact=True).click()
+        waiting = "[...document.querySelectorAll('.jp-InputPrompt')].some(e => e.innerText.includes('*'))"
+        page.wait_for_function(waiting)
+        page.wait_for_function(f"!{waiting}", timeout=240_000)
+        before = (folder / f"{name}.ipynb").stat().st_mtime_ns  # it may have saved itself in between
+        page.keyboard.press("Control+s")
+        wait_until(lambda: (folder / f"{name}.ipynb").stat().st_mtime_ns > before, 30)
+        time.sleep(0.5)
+        return nbformat.read(folder / f"{name}.ipynb", 4)
+
+    return page, run_all
+
+
+@contextlib.contextmanager
+def kept_if_it_fails(page, name):
+    try:
+        yield
+    except BaseException:
+        (ROOT / "build").mkdir(exist_ok=True)
+        page.screenshot(path=ROOT / "build" / f"{name}.png", full_page=True)
+        raise
+    finally:
+        page.close()
+
+
+def check_outputs(notebook):
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    errors = [output for cell in cells for output in cell.outputs if output.output_type == "error"]
+    assert not errors, errors
+    assert all(cell.execution_count for cell in cells)
+
+
+def test_the_first_notebook_runs_and_shows_its_pictures(lab):
+    page, run_all = lab("00_start_here")
+    with kept_if_it_fails(page, "00_start_here"):
+        check_outputs(run_all())
+        assert page.locator(".jp-OutputArea img").count() >= 3
+        link = page.locator(".jp-Notebook a", has_text="01 Serialise a causal language model").last
+        link.click()
+        page.wait_for_selector("h1:visible >> text=Serialise a causal language model")
+
+
+def test_panel_and_calculator_answer_mouse_and_keyboard(lab):
+    page, run_all = lab("10_your_model")
+    with kept_if_it_fails(page, "10_your_model"):
+        check_outputs(run_all())
+        model = page.get_by_label("Model", exact=True)
+        model.fill("../data/models/panel")
+        model.press("Tab")
+        page.get_by_role("button", name="Load", exact=True).click()
+        page.wait_for_selector("text=Done in", timeout=60_000)
+        page.wait_for_selector('img[alt^="Timeline: imports"]')
+        rows = page.locator("table.runs tr")
+        assert rows.count() == 2
+        assert "panel" in rows.nth(1).inner_text()
+        assert page.get_by_text("Download as CSV").get_attribute("href").startswith("data:text/csv")
+
+        # by keyboard alone, and wrong
+        model.fill("../data/models/gone")
+        page.get_by_role("button", name="Load", exact=True).focus()
+        page.keyboard.press("Space")
+        page.wait_for_function("document.querySelectorAll('table.runs tr').length == 3", timeout=60_000)
+        said = rows.nth(2).inner_text()
+        assert "gone" in said
+        assert page.locator("text=Traceback").count() == 0
+
+        # the calculator below it, by keyboard
+        answer = page.locator("text=A cold start takes").last
+        before = answer.inner_text()
+        page.locator(".widget-slider .noUi-handle").first.focus()
+        for _ in range(5):
+            page.keyboard.press("ArrowRight")
+        page.wait_for_function(
+            "before => [...document.querySelectorAll('.widget-html-content')].some("
+            "e => e.innerText.startsWith('A cold start') && e.innerText != before)",
+            arg=before,
+        )

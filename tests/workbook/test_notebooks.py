@@ -1,0 +1,79 @@
+"""What every notebook promises its reader, checked without running it (nbval runs it)."""
+
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "data" / "README.md"]
+
+
+def read(path):
+    return nbformat.read(path, as_version=4)
+
+
+def prose(path):
+    if path.suffix == ".md":
+        return path.read_text()
+    return "\n".join(cell.source for cell in read(path).cells if cell.cell_type == "markdown")
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_has_the_parts_that_readers_rely_on(path):
+    cells = read(path).cells
+    first = cells[0].source
+    assert first.startswith("# ")
+    assert "**You will be able to**" in first
+    assert re.search(r"minutes? on 2 CPU cores", first)
+    tags = [tag for cell in cells for tag in cell.metadata.get("tags", [])]
+    assert tags.count("parameters") == 1
+    assert tags.count("solution") >= 2 or "# 2." in "".join(c.source for c in cells if c.cell_type == "code")
+    text = prose(path)
+    for part in ("## Recap", "## Exercises"):
+        assert part in text
+    assert cells[-1].cell_type == "markdown"
+    assert re.search(r"\*\*(Next|Back|Start):\*\*", cells[-1].source)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_no_cell_is_longer_than_a_screen(path):
+    for cell in read(path).cells:
+        if cell.cell_type == "code":
+            assert len(cell.source.splitlines()) <= 22, cell.source
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_stored_outputs_are_real_small_and_name_no_machine(path):
+    cells = [cell for cell in read(path).cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert not any(output.output_type == "error" for output in outputs)
+    text = str([o.get("text", "") or str(o.get("data", {}).get("text/plain", "")) for o in outputs])
+    assert not re.search(r"/(home|root|Users|tmp|work|private)/", text)
+    assert len(str(outputs)) < 600_000
+
+
+@pytest.mark.parametrize("path", [*NOTEBOOKS, *PAGES], ids=lambda path: path.name)
+def test_relative_links_lead_somewhere(path):
+    for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", prose(path)):
+        if "://" not in link:
+            assert (path.parent / link).exists(), link
+
+
+@pytest.mark.parametrize("path", [*NOTEBOOKS, *PAGES], ids=lambda path: path.name)
+def test_anchors_are_headings_of_their_page(path):
+    for page, anchor in re.findall(r"\]\(([^)#\s]*)#([^)\s]+)\)", prose(path)):
+        if "://" not in page:
+            text = prose(path.parent / page if page else path)
+            headings = re.findall(r"^#+ (.+)$", text, re.M)
+            assert anchor.lower() in {re.sub(r"\s", "-", heading).lower() for heading in headings}, anchor
+
+
+def test_every_notebook_is_in_the_tables_of_readme_and_00():
+    for table in (ROOT / "README.md", NOTEBOOKS[0]):
+        text = prose(table)
+        for path in NOTEBOOKS[1:]:
+            assert path.name in text, path.name

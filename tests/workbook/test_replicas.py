@@ -1,0 +1,192 @@
+"""Replicas and stages on a real Ray, started and ended here."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+import architectures
+import psutil
+import pytest
+import torch
+
+from helpers import deserialise, serialise
+from helpers.errors import ModelError, StorageError
+from workbook import replicas as scale
+
+TOKENS = [[5, 6, 7, 8]]
+
+
+def llama(seed=0):
+    model = architectures.build("LlamaForCausalLM", seed)
+    scores = torch.randn(model.lm_head.weight.shape, generator=torch.Generator().manual_seed(seed))
+    model.lm_head.weight = torch.nn.Parameter(scores)  # not the embedding, which repeats its input
+    model.config.tie_word_embeddings = False
+    return model
+
+
+def next_token(model):
+    with torch.inference_mode():
+        return model(input_ids=torch.tensor(TOKENS)).logits[:, -1].argmax(-1).tolist()
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    path = tmp_path_factory.mktemp("scale") / "m"
+    serialise(llama(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    ray = pytest.importorskip("ray", reason="Ray is not installed (pip install 'ray[serve]')")
+    pytest.importorskip("ray.serve")
+    folder = tempfile.mkdtemp(prefix="ray-")  # short: Ray's sockets lie there
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, _temp_dir=folder)
+    yield ray
+    ray.serve.shutdown()
+    ray.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)
+    end = time.monotonic() + 15
+    while (left := processes_of(folder)) and time.monotonic() < end:
+        time.sleep(0.2)
+    assert not left, left
+
+
+def processes_of(folder):
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        line = " ".join(process.info["cmdline"] or [])
+        if folder in line or line.startswith("ray::"):
+            found.append(line[:80])
+    return found
+
+
+@pytest.fixture
+def serve(cluster):
+    from ray import serve
+
+    yield serve
+    serve.delete("test")
+
+
+def run(serve, source, **options):
+    return serve.run(scale.application(str(source), device="cpu", **options), name="test", route_prefix=None)
+
+
+def ask(handle):
+    tokens, pid = handle.remote(TOKENS).result(timeout_s=60)
+    return tokens, pid
+
+
+def wait_for(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it takes too long"
+        time.sleep(0.2)
+
+
+def test_replicas_answer_equally_and_a_killed_one_is_replaced(serve, saved):
+    handle = run(serve, saved, replicas=2)
+    right, pids = next_token(llama()), set()
+
+    def both():
+        tokens, pid = ask(handle)
+        assert tokens == right
+        pids.add(pid)
+        return len(pids) == 2
+
+    wait_for(both)
+    answers, failures, stop = [], [], threading.Event()
+
+    def load():
+        while not stop.is_set():
+            try:
+                answers.append(ask(handle))
+            except Exception as error:  # a request that was on its way to the killed one may fail
+                failures.append(type(error).__name__)
+
+    thread = threading.Thread(target=load)
+    thread.start()
+    killed = min(pids)
+    os.kill(killed, signal.SIGKILL)
+    count = len(answers)
+    wait_for(lambda: len({pid for _, pid in answers[count:]} - {killed}) == 2)
+    stop.set()
+    thread.join()
+    assert {tuple(tokens) for tokens, _ in answers} == {tuple(right)}, "no request is answered wrongly"
+    assert len(failures) <= 5, failures
+
+
+def test_old_replicas_keep_the_old_weights_and_new_ones_get_the_new(serve, tmp_path):
+    old, new = llama(0), llama(1)
+    assert next_token(old) != next_token(new)
+    serialise(old, tmp_path / "m")
+    handle = run(serve, tmp_path / "m")
+    tokens, pid = ask(handle)
+    assert tokens == next_token(old)
+    serialise(new, tmp_path / "m", overwrite=True)
+    assert ask(handle) == (next_token(old), pid)
+    os.kill(pid, signal.SIGKILL)
+
+    def renewed():
+        try:
+            return ask(handle)[0] == next_token(new)
+        except Exception:
+            return False
+
+    wait_for(renewed)
+
+
+def test_two_stages_give_the_tokens_of_one_model(cluster, saved):
+    stage = cluster.remote(num_cpus=0.25)(scale.Stage)
+    count = llama().config.num_hidden_layers
+    first, second = stage.remote(str(saved), 0, 1), stage.remote(str(saved), 1, count)
+    tokens = torch.tensor(TOKENS)
+    scores = cluster.get(second.__call__.remote(first.__call__.remote(tokens)))
+    with torch.inference_mode():
+        assert torch.equal(scores, deserialise(saved, device="cpu")(input_ids=tokens).logits)
+    held = cluster.get([first.bytes.remote(), second.bytes.remote()])
+    whole = sum(p.nbytes for p in llama().parameters())
+    assert all(0 < part < whole for part in held) and sum(held) == whole
+
+
+def test_autoscaling_bounds_are_rays_own(saved):
+    pytest.importorskip("ray.serve")
+    built = scale.application(str(saved), replicas=1, most=3, device="cpu")
+    config = built._bound_deployment._deployment_config.autoscaling_config
+    assert (config.min_replicas, config.max_replicas) == (1, 3)
+
+
+def test_too_many_replicas_are_refused_before_anything_starts(saved):
+    pytest.importorskip("ray.serve")
+    with pytest.raises(StorageError, match=r"10000 replicas need about [\d,]+ bytes, [\d,]+ are available"):
+        scale.application(str(saved), replicas=10_000)
+
+
+def test_without_ray_one_line_says_how_to_get_it():
+    code = """
+import sys
+sys.modules["ray"] = None
+from workbook import replicas as scale
+try:
+    scale.require_ray()
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "ModelError ray: is not installed. pip install 'ray[serve]'"
+    assert issubclass(ModelError, Exception)
+
+
+def test_ray_is_not_imported_unless_asked():
+    code = (
+        "import sys, workbook.replicas, helpers.serialise, helpers.deserialise; print('ray' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "False"

@@ -1,0 +1,1 @@
+"""The apparatus of the notebooks: benchmark, panel, samples, plots. Imports helpers; helpers never imports it."""

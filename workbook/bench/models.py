@@ -1,0 +1,244 @@
+"""The models of the benchmark, and their weights in every format that a route reads."""
+
+import gc
+import json
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+from helpers.errors import ModelError, NotAModel, StorageError
+from helpers.format import manifest
+from helpers.storage import atomic as commit
+from workbook import places
+
+_SMOL = {
+    "vocab_size": 49152,
+    "max_position_embeddings": 2048,
+    "tie_word_embeddings": True,
+    "dtype": "bfloat16",
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 2,
+}
+SHAPES = {  # the SmolLM2 family, with random weights
+    name: _SMOL
+    | {
+        "hidden_size": hidden,
+        "intermediate_size": inner,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": groups,
+    }
+    for name, hidden, inner, layers, heads, groups in [
+        ("135m", 576, 1536, 30, 9, 3),
+        ("360m", 960, 2560, 32, 15, 5),
+        ("1.7b", 2048, 8192, 24, 32, 32),
+    ]
+}
+NAMES = ("smollm2", *SHAPES, "sd-unet")
+FORMATS = ("hf", "torch", "guide", "helpers", "flashpack")
+
+
+class Model(NamedTuple):
+    """Where a model's files are, by format; what a route gets.
+
+    Attributes
+    ----------
+    name : str
+    folder : pathlib.Path
+        With a subfolder for each format.
+    """
+
+    name: str
+    folder: Path
+
+    @property
+    def hf(self):
+        return self.folder / "hf"
+
+    def file(self, form):
+        """The one file of weights of a format."""
+        name = {
+            "torch": "model.pt",
+            "guide": "model.tensors",
+            "helpers": "model.tensors",
+            "flashpack": "model.flashpack",
+            "hf": self._safetensors(),
+        }[form]
+        return self.folder / form / name
+
+    def _safetensors(self):
+        found = sorted(self.hf.glob("*.safetensors"))
+        return found[0].name if found else "model.safetensors"
+
+    @property
+    def is_unet(self):
+        return json.loads((self.hf / "config.json").read_text()).get("_class_name") is not None
+
+    def model_class(self):
+        """The model's class, imported from its library."""
+        return class_of(self.hf)
+
+
+def class_of(folder):
+    """The class that a Hugging Face directory's config.json names."""
+    config = json.loads((folder / "config.json").read_text())
+    if "_class_name" in config:
+        import diffusers
+
+        return getattr(diffusers, config["_class_name"])
+    import transformers
+
+    return getattr(transformers, config["architectures"][0])
+
+
+def prepare(name, forms, scratch):
+    """Make a model's files in the wanted formats, if they are not there.
+
+    Parameters
+    ----------
+    name : str
+        One of `NAMES`, or a Hugging Face directory of the user's own.
+    forms : set of str
+        Of `FORMATS`.
+    scratch : pathlib.Path
+        Where the files of a user's own model go; the caller removes it. Others stay in data/cache.
+
+    Returns
+    -------
+    Model
+
+    Raises
+    ------
+    NotAModel
+        No such name and no such directory.
+    StorageError
+        Too little disk or memory: said before anything is written, with the bytes needed.
+    """
+    if name not in NAMES and not (Path(name) / "config.json").is_file():
+        raise NotAModel(
+            name, "is no model of the benchmark", f"Choose {', '.join(NAMES)} or a Hugging Face directory."
+        )
+    folder = (places.CACHE / "bench" if name in NAMES else scratch) / Path(name).name
+    model = Model(name, folder)
+    if (folder / "helpers").exists() and not _is_current(folder / "helpers"):
+        shutil.rmtree(folder / "helpers")
+    missing = [form for form in FORMATS if form in forms | {"hf"} and not (folder / form).exists()]
+    if not missing:
+        check_memory(model.file("hf").stat().st_size)
+        return model
+    source, size = _source(name)
+    folder.mkdir(parents=True, exist_ok=True)
+    needed, free = len(missing) * size, shutil.disk_usage(folder).free
+    if needed > 0.95 * free:
+        raise StorageError(
+            folder,
+            f"the benchmark needs {needed:,} bytes of disk for {', '.join(missing)}, {free:,} are free",
+            "Free some space, choose fewer --routes or a smaller --model.",
+        )
+    check_memory(size)
+    weights = source()
+    for form in missing:
+        with commit.directory(folder / form, overwrite=False, strangers=None) as place:
+            _write(weights, form, place)
+    del weights
+    gc.collect()
+    return model
+
+
+def _is_current(place):
+    """Whether a kept file is of this package's own format: an older package may have made it."""
+    try:
+        manifest.read(place)
+    except ModelError:
+        return False
+    return True
+
+
+def check_memory(size):
+    """Refuse a model that does not fit: a route may hold it twice for a moment.
+
+    Raises
+    ------
+    StorageError
+    """
+    import psutil
+
+    available = psutil.virtual_memory().available
+    if available < 2.2 * size:
+        raise StorageError(
+            "memory",
+            f"the benchmark needs {int(2.2 * size):,} bytes of memory, {available:,} are available",
+            "Choose a smaller --model.",
+        )
+
+
+def _source(name):
+    """A function that gives the model with its weights, and their size in bytes."""
+    import torch
+
+    if name in SHAPES or name == "sd-unet":
+        build = _stable_diffusion_unet if name == "sd-unet" else lambda: _llama(SHAPES[name])
+        with torch.device("meta"):
+            size = sum(p.numel() * p.element_size() for p in build().parameters())
+        return lambda: _filled(build), size
+    from workbook.samples import smollm2
+
+    folder = smollm2() if name == "smollm2" else Path(name)
+    size = sum(path.stat().st_size for path in folder.iterdir() if path.suffix in (".safetensors", ".bin"))
+    cls = class_of(folder)
+    if hasattr(cls, "load_config"):  # diffusers would make everything float32
+        return lambda: cls.from_pretrained(folder, torch_dtype=torch.bfloat16), size
+    return lambda: cls.from_pretrained(folder), size
+
+
+def _stable_diffusion_unet():
+    from workbook.samples import stable_diffusion_unet
+
+    return stable_diffusion_unet()
+
+
+def _llama(shape):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    return LlamaForCausalLM._from_config(LlamaConfig(**shape))
+
+
+def _filled(build):
+    """Build, with small random weights; much faster than the initialisation that it replaces."""
+    import torch
+    from transformers.initialization import no_init_weights
+
+    torch.manual_seed(0)
+    with no_init_weights():
+        model = build()
+    if hasattr(model, "tie_weights"):
+        model.tie_weights()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.fill_(1.0) if "norm" in name and parameter.dim() == 1 else parameter.normal_(0, 0.02)
+    return model.eval()
+
+
+def _write(model, form, place):
+    import torch
+
+    if form == "hf":
+        model.save_pretrained(place, max_shard_size="100GB")
+    elif form == "torch":
+        torch.save(model.state_dict(), place / "model.pt")
+    elif form == "guide":
+        from tensorizer import TensorSerializer
+
+        serializer = TensorSerializer(str(place / "model.tensors"))
+        serializer.write_module(model)
+        serializer.close()
+    elif form == "flashpack":
+        from flashpack import pack_to_file
+
+        pack_to_file(model, str(place / "model.flashpack"), target_dtype=next(model.parameters()).dtype)
+    else:
+        from helpers import serialise
+
+        place.rmdir()
+        serialise(model, place, progress=False)
