@@ -1,31 +1,37 @@
 """Load a saved model: checked, mapped or read, equal to what was saved."""
 
+import contextlib
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from helpers.errors import ModelError, NotAModel
-from helpers.saved import directory as storage
-from helpers.saved import loading
-from helpers.storage import is_remote
-from helpers.timeline import phase
+from helpers import families
+from helpers.errors import ModelError, NotAModel, SkeletonMismatch, extra
+from helpers.format.selection import select
+from helpers.options import Options
+from helpers.saved.opened import Opened
+from helpers.saved.sources import consistently, open_source
+from helpers.weights import keys
 
 
 def deserialise(
-    source,
+    source: str | os.PathLike,
     *,
-    device=None,
-    dtype=None,
-    skeleton=None,
-    mapped=None,
-    verify=False,
-    readers=None,
-    trusted=(),
-    encryption=None,
-    only=None,
-    cache=None,
-    progress=True,
-):
+    device: str | int | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    skeleton: Callable[[], torch.nn.Module] | None = None,
+    mapped: bool | None = None,
+    verify: bool = False,
+    readers: int | None = None,
+    trusted: Sequence[str] = (),
+    encryption: bytes | str | None = None,
+    only: Callable[[str], bool] | None = None,
+    cache: str | os.PathLike | None = None,
+    progress: bool = True,
+) -> Any:
     """Load a model that `serialise` saved.
 
     What comes back equals what was saved: class, weights and types bit for bit, tied weights
@@ -40,15 +46,16 @@ def deserialise(
     Parameters
     ----------
     source : str or path-like
-        A directory that `serialise` wrote, ``s3://bucket/prefix`` or ``http(s)://host/prefix``; or a
-        bare ``.tensors`` file, ours or stock tensorizer's; then ``skeleton`` is needed, and what
-        the file does not say (ties, frozen parameters, modes) is the skeleton's. Credentials,
-        region and endpoint of S3 come from where the aws command takes them.
-    device : str or torch.device, optional
+        A directory that `serialise` wrote (``~`` is expanded), ``s3://bucket/prefix`` or
+        ``http(s)://host/prefix``; or a bare ``.tensors`` file, ours or stock tensorizer's; then
+        ``skeleton`` is needed, and what the file does not say (ties, frozen parameters, modes) is the
+        skeleton's. Credentials, region and endpoint of S3 come from where the aws command takes them.
+    device : str, int or torch.device, optional
         By default cuda if there is one, else cpu.
-    dtype : torch.dtype, optional
-        Cast floating-point parameters and persistent buffers while loading. Buffers that are not
-        persistent (rotary frequencies) keep their type, as ``from_pretrained`` leaves them.
+    dtype : torch.dtype or str, optional
+        Such as ``torch.float16`` or ``"float16"``. Cast floating-point parameters and persistent
+        buffers while loading. Buffers that are not persistent (rotary frequencies) keep their type, as
+        ``from_pretrained`` leaves them.
     skeleton : callable, optional
         Builds the empty model; for a custom torch module. Called with the meta device active.
     mapped : bool, optional
@@ -71,8 +78,10 @@ def deserialise(
         begin with the part's, as `helpers.inspect` lists them. A copy in ``cache`` is whole.
     cache : str or path-like, optional
         For a remote source: a directory that keeps a verified copy, which is mapped, now and at the
-        next start. A copy that is outdated or damaged is fetched again. The model's
-        ``name_or_path`` is then the copy, where companions (tokenizers) are found.
+        next start. Of several processes that start together one fetches, the others wait. A copy that
+        is outdated, or whose damage a load notices (anything but a flipped bit in the weights, with
+        ``verify`` that too), is fetched again. The model's ``name_or_path`` is then the copy, where
+        companions (tokenizers) are found. Not for a bare file.
     progress : bool
         Show a bar if it takes longer than 1.5 s.
 
@@ -90,13 +99,14 @@ def deserialise(
     SkeletonMismatch
         The empty model does not fit the file, or ``skeleton`` is missing.
     UnsupportedModel
-        An estimator needs types that are not trusted.
+        An estimator needs types that are not trusted, or a library is not installed.
     EncryptionError
         The model is encrypted and the key is missing or wrong; or a key, and it is not.
     ModelError
-        There is no such device here.
+        There is no such device here, or no such type.
     StorageError
-        The storage refuses, or a remote one does not answer after five tries.
+        The storage refuses, a remote one does not answer after five tries, or the model was replaced
+        three times while it was read.
 
     Examples
     --------
@@ -107,46 +117,100 @@ def deserialise(
     >>> deserialise(path, skeleton=lambda: torch.nn.Linear(3, 2))
     Linear(in_features=3, out_features=2, bias=True)
     """
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ModelError(device, "is not available here", "Pass device='cpu', or leave it out.")
-    options = loading.Options(
-        device, dtype, skeleton, mapped, verify, readers, trusted, encryption, only, progress
+    options = Options(
+        device=_device(device),
+        dtype=_dtype(dtype),
+        skeleton=skeleton,
+        mapped=mapped,
+        verify=verify,
+        readers=readers,
+        trusted=trusted,
+        encryption=encryption,
+        only=only,
+        progress=progress,
     )
-    if not is_remote(source):
-        return _from_path(source, options)
-    from helpers.saved import remote
+    place = open_source(source, options, cache=cache)
 
-    if cache is None or remote.is_bare(source):
-        return remote.load(source, options)
-    from helpers.saved.copies import local_copy
+    def attempt(opened: Opened) -> Any:
+        _check_only(opened, options)
+        return load(opened, options)
 
-    return _from_path(local_copy(source, cache, readers=readers, progress=progress), options)
+    return consistently(place, attempt)
 
 
-def _from_path(source, options):
-    while True:
-        place, seen = storage.locate(source)
-        try:
-            model = _load(place, options)
-        except ModelError:
-            if storage.locate(source)[1] == seen:
-                raise
-        else:
-            if storage.locate(source)[1] == seen:
-                return model
-        # a save has replaced the model meanwhile: what was read may be half of each
+def load(opened: Opened, options: Options) -> Any:
+    """Load an opened model: the one way that every load goes.
+
+    Parameters
+    ----------
+    opened : helpers.saved.opened.Opened
+    options : helpers.options.Options
+
+    Returns
+    -------
+    object
+
+    Raises
+    ------
+    ModelError
+        As `deserialise`; from a store also `helpers.storage.http.Changed` and ``Missing``.
+    """
+    record = opened.record
+    keys.check(opened.label, record.encryption, options.encryption)
+    family = families.by_name(record.family, opened.label)
+    part = select(record, options.only)
+    with contextlib.closing(opened.weights(options)) as weights:
+        weights.begin(part)  # map, or start to stream
+        children = {name: load(child, options.below(name)) for name, child in opened.children.items()}
+        skeleton = family.skeleton(opened, options)  # imports the class while a stream arrives
+        return family.finish(opened, skeleton, weights, children, options)
 
 
-def _load(path, options):
-    if not path.is_file():
-        return loading.from_directory(loading.Place(path, str(path), None), options)
-    with phase("open and check"):
-        raw, records = storage.open_bare(path)
-    return loading.from_bare_file(path, raw, records, options)
+def _check_only(opened: Opened, options: Options) -> None:
+    if options.only is None:
+        return
+    if not opened.record.family:
+        raise SkeletonMismatch(
+            opened.label, "is a bare .tensors file, which is loaded whole", "Save it with serialise()."
+        )
+    parts = [(part.record, options.below(name) if name else options) for name, part in opened.walk()]
+    count = sum(len(record.entries) for record, _ in parts)
+    if count and not any(select(record, below.only).records for record, below in parts):
+        raise SkeletonMismatch(
+            opened.label,
+            f"only= chooses none of its {count} tensors",
+            "helpers.inspect(source) lists their names.",
+        )
 
 
-def deserialise_saved_model(model_path, model_id, plaid=True):
+def _device(device: str | int | torch.device | None) -> torch.device:
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        found = torch.device("meta")
+    if found.type == "meta":
+        raise ModelError(f"device={device!r}", "is no place to load to", "Pass 'cpu', 'cuda' or 'cuda:1'.")
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise ModelError(f"device={device!r}", "is not available here", "Pass device='cpu', or leave it out.")
+    return found
+
+
+def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
+    if found is None and dtype is None:
+        return None
+    if not (isinstance(found, torch.dtype) and found.is_floating_point):
+        raise ModelError(
+            f"dtype={dtype!r}", "is no floating-point type of torch", "Pass torch.bfloat16 or 'bfloat16'."
+        )
+    return found
+
+
+def deserialise_saved_model(
+    model_path: str | os.PathLike, model_id: str | os.PathLike, plaid: bool = True
+) -> Any:
     """Load a ``.tensors`` file into the model that a configuration describes, as the guide does.
 
     Parameters
@@ -172,7 +236,8 @@ def deserialise_saved_model(model_path, model_id, plaid=True):
     --------
     >>> deserialise_saved_model("model.tensors", "models/smollm2")  # doctest: +SKIP
     """
-    import transformers
+    with extra(model_path, "hf"):
+        import transformers
 
     model_id = str(model_id)
     try:

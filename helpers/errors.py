@@ -2,6 +2,8 @@
 
 import contextlib
 import errno
+import os
+from collections.abc import Iterator
 
 
 class ModelError(Exception):
@@ -22,7 +24,7 @@ class ModelError(Exception):
     /models/llama: there is no such directory. Check the path.
     """
 
-    def __init__(self, path, problem, remedy):
+    def __init__(self, path: str | os.PathLike, problem: str, remedy: str):
         self.path = str(path)
         self.problem = problem
         self.remedy = remedy
@@ -30,6 +32,9 @@ class ModelError(Exception):
 
     def __reduce__(self):  # the default would call __init__ with the finished message only
         return type(self), (self.path, self.problem, self.remedy)
+
+    def _render_traceback_(self):  # what a notebook shows: the sentence, not ten frames of this package
+        return [f"{type(self).__name__}: {self}"]
 
 
 class NotAModel(ModelError):
@@ -60,7 +65,7 @@ _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextlib.contextmanager
-def storage(path, doing):
+def storage(path: str | os.PathLike, doing: str) -> Iterator[None]:
     """Turn an ``OSError`` inside the block into a `StorageError` that names ``path``.
 
     Parameters
@@ -93,3 +98,34 @@ def storage(path, doing):
         if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
             raise StorageError(path, reason, "Check the permissions of this path.") from error
         raise StorageError(path, reason, "Check that the storage is mounted and healthy.") from error
+
+
+@contextlib.contextmanager
+def extra(path: str | os.PathLike, name: str) -> Iterator[None]:
+    """Turn a missing library inside the block into an `UnsupportedModel` that says how to install it.
+
+    Parameters
+    ----------
+    path : str or path-like
+        Named in the message.
+    name : str
+        The extra of this package that brings the library, such as ``"hf"``.
+
+    Raises
+    ------
+    UnsupportedModel
+        In place of a ``ModuleNotFoundError``.
+
+    Examples
+    --------
+    >>> with extra("/models/llama", "hf"):
+    ...     pass
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise UnsupportedModel(
+            path,
+            f"needs {error.name}, which is not installed",
+            f"Install it: pip install 'model-loading-workbook[{name}]'.",
+        ) from None

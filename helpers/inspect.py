@@ -1,11 +1,13 @@
 """Look at a saved model without loading it: its tensors, their sizes and hashes."""
 
 import dataclasses
+import os
 from typing import NamedTuple
 
-from helpers.format import layout, manifest
-from helpers.saved import directory as storage
-from helpers.storage import is_remote
+from helpers.format import layout
+from helpers.options import Options
+from helpers.saved.opened import Opened
+from helpers.saved.sources import consistently, open_source
 
 _SHOWN = 12  # tensors in a repr
 
@@ -53,7 +55,7 @@ class Inspection:
     files: list
     versions: dict
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         what = ", ".join(filter(None, (self.class_name, self.encryption and "encrypted")))
         head = f"{self.source}: {what or 'a bare file'}, {len(self.tensors)} tensors, {self.bytes:,} bytes"
         shown = self.tensors[:_SHOWN]
@@ -66,7 +68,7 @@ class Inspection:
         return "\n".join([head, *rows, *([f"  … and {more} more"] if more else [])])
 
 
-def inspect(source):
+def inspect(source: str | os.PathLike) -> Inspection:
     """What a saved model holds, from its manifest alone: no weights are read.
 
     Parameters
@@ -80,8 +82,12 @@ def inspect(source):
 
     Raises
     ------
-    NotAModel, CorruptFile, StorageError
-        As `deserialise`.
+    NotAModel
+        Nothing there, or no saved model.
+    CorruptFile
+        A manifest, or the index of a bare file, cannot be true.
+    StorageError
+        The storage refuses.
 
     Examples
     --------
@@ -92,54 +98,30 @@ def inspect(source):
     >>> inspect(path).tensors[0].shape
     (2, 3)
     """
-    if is_remote(source):
-        from helpers.saved import copies
-        from helpers.storage.http import open_store
-
-        store = open_store(source)
-        return copies.consistently(store, lambda text: _remote(store, text))
-    path = storage.locate(source)[0]
-    if path.is_file():
-        return _bare(path, source)
-    top = manifest.read(path)
-    parts = [("", top)] + [(name, manifest.read(path / top.folder / name)) for name in top.children]
-    return _inspection(str(source), parts)
+    return consistently(open_source(source, Options(), manifests_only=True), _describe)
 
 
-def _remote(store, text):
-    from helpers.storage import fetch
-
-    top = manifest.parse(text, store.name(manifest.NAME))
-    inside = store.under(top.folder)
-    parts = [("", top)]
-    for name in top.children:
-        key = f"{name}/{manifest.NAME}"
-        parts.append((name, manifest.parse(fetch.small(inside, key, manifest.LIMIT), inside.name(key))))
-    return _inspection(store.label, parts)
-
-
-def _inspection(label, parts):
-    top = parts[0][1]
+def _describe(opened: Opened) -> Inspection:
+    top, parts = opened.record, list(opened.walk())
     return Inspection(
-        source=label,
+        source=opened.label,
         family=top.family,
         class_name=top.class_name,
         encryption=top.encryption,
-        bytes=sum(record.length for _, record in parts),
+        bytes=sum(part.record.length for _, part in parts),
         tensors=[
-            Tensor(f"{name}/{e.name}" if name else e.name, e.kind, e.dtype, e.shape, e.nbytes, digest or None)
-            for name, record in parts
-            for e, digest in zip(record.entries, record.hashes, strict=True)
+            Tensor(f"{name}/{e.name}".lstrip("/"), e.kind, e.dtype, e.shape, e.nbytes, digest)
+            for name, part in parts
+            for (e, _), digest in zip(part.record.records, _hashes(part), strict=True)
         ],
         files=[name for name in top.files if name not in top.weights],
         versions=top.versions,
     )
 
 
-def _bare(path, source):
-    raw, records = storage.open_bare(path)
-    found = []
-    for entry, start in records:
-        digest, _ = layout.stored_hash(raw, start)
-        found.append(Tensor(*entry[:4], entry.nbytes, digest.hex() if digest else None))
-    return Inspection(str(source), "", "", "", len(raw), found, [], {})
+def _hashes(opened: Opened) -> list[str | None]:
+    """The hash of each tensor, from the manifest; of a bare file from the headers of its records."""
+    if opened.record.family:
+        return [digest or None for digest in opened.record.hashes]
+    found = [layout.stored_hash(opened.raw, start) for _, start in opened.record.records]
+    return [digest.hex() if digest else None for digest, _ in found]

@@ -1,23 +1,27 @@
 """Save a model: one directory with its weights, its manifest, and what rebuilds it."""
 
-import contextlib
 import dataclasses
 import logging
+import os
 import platform
 import shutil
 import time
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from helpers import families
-from helpers.errors import ModelError, StorageError
+from helpers.errors import StorageError
 from helpers.format import manifest
 from helpers.modules import structure
-from helpers.storage import atomic as commit
-from helpers.storage import is_remote
+from helpers.saved.publish import publication
+from helpers.storage import atomic
 from helpers.timeline import phase
-from helpers.weights import encryption as keys
-from helpers.weights import tensors
+from helpers.weights import encrypted, hashes, keys, write
+
+if TYPE_CHECKING:
+    import torch
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +50,7 @@ class Saved:
     bytes: int
     seconds: float
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return (
             f"Saved({self.path!r}, {self.family}, {self.tensors} tensors, "
             f"{self.bytes / 1e6:.1f} MB, {self.seconds:.2f} s)"
@@ -54,8 +58,15 @@ class Saved:
 
 
 def serialise(
-    model, destination, *, overwrite=False, companions=(), trusted=(), encryption=None, progress=True
-):
+    model: Any,
+    destination: str | os.PathLike,
+    *,
+    overwrite: bool = False,
+    companions: Iterable[Any] = (),
+    trusted: Sequence[str] = (),
+    encryption: bytes | str | None = None,
+    progress: bool = True,
+) -> Saved:
     """Save a model so that `deserialise` gives it back exactly.
 
     Parameters
@@ -64,7 +75,7 @@ def serialise(
         A transformers ``PreTrainedModel``, a diffusers ``ModelMixin``, any other torch module; a
         whole pipeline; a fitted estimator.
     destination : str or path-like
-        A directory to be, or ``s3://bucket/prefix``. The save is all or nothing: until it is whole
+        A directory to be (``~`` is expanded), or ``s3://bucket/prefix``. The save is all or nothing: until it is whole
         and on the disk (in the store), whatever was there stays there. For S3 the model is written
         to the system's temporary directory first.
     overwrite : bool
@@ -101,68 +112,70 @@ def serialise(
     """
     start = time.perf_counter()
     families.of(model)  # refuse before anything is made
-    if keys.kind_of(encryption):
-        keys.to_write(encryption)
-    with _place(destination, overwrite) as folder:
-        name, count, size = _save_into(folder, model, companions, trusted, encryption, progress)
-    return Saved(str(destination), name, count, size, time.perf_counter() - start)
+    cipher = keys.to_write(encryption)
+    saving = _Saving(tuple(trusted), keys.kind_of(encryption), cipher, progress)
+    with publication(destination, overwrite) as (folder, inside):
+        saved = _save(model, folder, saving, inside, companions)
+    return Saved(str(destination), *saved, time.perf_counter() - start)
 
 
-def _place(destination, overwrite):
-    if not is_remote(destination):
-        return commit.directory(destination, overwrite=overwrite, strangers=_strangers)
-    if not destination.lower().startswith("s3://"):
-        raise StorageError(
-            destination.partition("?")[0].rpartition("@")[2],
-            "cannot be written to: models are read over HTTP, not saved",
-            "Save to a directory that the server shows, or to s3://bucket/prefix.",
-        )
-    from helpers.storage import s3
+class _Saving(NamedTuple):
+    """What holds for a model and for those inside it alike."""
 
-    return s3.publication(destination, overwrite)
+    trusted: tuple
+    encryption: str  # what the manifest calls the key
+    cipher: Any  # tensorizer's parameters, made once: a passphrase costs 0.6 s
+    progress: bool
 
 
-def _save_into(folder, model, companions, trusted, encryption, progress):
+def _save(model, folder, saving, inside="", companions=()):
     """Fill an empty directory with one model; its children fill subdirectories in the same way."""
-    name, family = families.of(model)
+    family, module = families.of(model)
     with phase("describe the model"):
-        parts = family.save(model, folder, trusted)
+        parts = module.save(model, folder, saving.trusted)
         _save_companions(companions, folder)
-    below = []
-    for key, child in parts.children.items():
-        (folder / key).mkdir()
-        below.append(_save_into(folder / key, child, (), trusted, encryption, progress))
+    count = size = 0
+    for name, child in parts.children.items():
+        (folder / name).mkdir()
+        _, below, length = _save(child, folder / name, saving)
+        count, size = count + below, size + length
     with phase("write the weights"):
         _check_space(folder, parts.tensors)
-        weights = folder / manifest.TENSORS
-        if encryption is None:
-            written = tensors.write(weights, parts.tensors, progress=progress)
+        if saving.cipher is None:
+            written = write.write(folder / manifest.TENSORS, parts.tensors, progress=saving.progress)
         else:
-            written = keys.write(weights, parts.tensors, encryption, progress=progress)
+            written = encrypted.write(
+                folder / manifest.TENSORS, parts.tensors, saving.cipher, progress=saving.progress
+            )
     record = manifest.Manifest(
-        folder="",
-        family=name,
+        folder=inside,
+        family=family,
         class_name=parts.class_name,
         entries=written.entries,
         hashes=written.hashes,
-        encryption=keys.kind_of(encryption),
+        encryption=saving.encryption,
         length=written.length,
         fingerprint=written.fingerprint,
         structure=parts.structure,
         settings=parts.settings,
-        files={
-            path.relative_to(folder).as_posix(): keys.digest(path)
-            for path in sorted(folder.rglob("*"))
-            if path.is_file() and (encryption is not None or path.name != manifest.TENSORS)
-        },
-        versions=_versions(parts.libraries),
+        files=_hashes(folder, saving.encryption),
+        versions={"python": platform.python_version()} | {name: version(name) for name in parts.libraries},
     )
-    (folder / manifest.NAME).write_text(record.to_json())
-    count = len(written.entries) + sum(child[1] for child in below)
-    return name, count, written.length + sum(child[2] for child in below)
+    (folder / manifest.NAME).write_bytes(record.to_json())
+    return family, count + len(written.entries), size + written.length
 
 
-def serialise_model(model, save_path):
+def _hashes(folder, encryption):
+    """The SHA-256 of every file; not of weights, whose tensors have their own, unless they are encrypted."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {
+        path.relative_to(folder).as_posix(): hashes.of_file(path)
+        for path in files
+        if encryption or path.name != manifest.TENSORS
+    }
+
+
+def serialise_model(model: "torch.nn.Module", save_path: str | os.PathLike) -> bool:
     """Save a torch module's weights to one ``.tensors`` file, as the guide's function does.
 
     The file alone does not say which class the model is, which parameters are frozen or what is
@@ -189,9 +202,9 @@ def serialise_model(model, save_path):
     start = time.perf_counter()
     try:
         held, _ = structure.capture(model, save_path)
-        with commit.file(save_path) as partial:
+        with atomic.file(Path(save_path).expanduser()) as partial:
             _check_space(partial.parent, held)
-            tensors.write(partial, held)
+            write.write(partial, held)
     except Exception:
         logger.exception("Serialisation failed")
         return False
@@ -227,18 +240,3 @@ def _check_space(folder, held):
             f"no space left: {needed:,} bytes are needed, {free:,} are free",
             "Free some space or choose another place.",
         )
-
-
-def _strangers(folder):
-    """Files in a directory that no save has written, which overwriting would destroy."""
-    present = {path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if not path.is_dir()}
-    ours = {manifest.NAME, manifest.TENSORS, "config.json", "generation_config.json"}
-    with contextlib.suppress(ModelError):  # a damaged manifest does not say what else was saved
-        record = manifest.read(folder)
-        ours |= {(PurePosixPath(record.folder) / name).as_posix() for name in record.files}
-    weights = {name for name in present if name.split("/")[-1] == manifest.TENSORS}
-    return present - ours - weights if manifest.NAME in present else present
-
-
-def _versions(libraries):
-    return {"python": platform.python_version()} | {name: version(name) for name in libraries}

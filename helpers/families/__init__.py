@@ -1,18 +1,20 @@
 """One file for each kind of model. Adding a kind = adding a file here and its name to `ORDER`.
 
-A family is a module with three functions:
+A family is a module with four functions:
 
 - ``owns(model)``: is this object mine? Must not import the family's library.
 - ``save(model, folder, trusted)``: write what rebuilds the empty model into ``folder`` and
   return `Parts`. ``trusted`` matters to estimators alone.
-- ``load(folder, manifest, wanted)``: rebuild it; ``wanted`` is a `Wanted`.
+- ``skeleton(opened, options)``: the empty model, or None where there is none; imports the class.
+- ``finish(opened, skeleton, weights, children, options)``: the model, from its weights and from
+  the models inside it, which are loaded already.
 """
 
 import importlib
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from types import ModuleType
+from typing import NamedTuple
 
-from helpers.errors import UnsupportedModel
+from helpers.errors import CorruptFile, UnsupportedModel
 
 ORDER = ("diffusion_pipeline", "diffusers", "transformers", "sklearn", "torch_module")
 
@@ -44,34 +46,7 @@ class Parts(NamedTuple):
     children: dict
 
 
-class Wanted(NamedTuple):
-    """What the caller of `helpers.deserialise` asked for, and the means to get it.
-
-    Attributes
-    ----------
-    fetch : callable
-        ``fetch()`` gives kind and tensor by name, cast and on the device; ``fetch(device)`` on
-        another.
-    child : callable
-        ``child(name)`` loads the model in a subdirectory.
-    device : torch.device
-    dtype : torch.dtype or None
-    skeleton : callable or None
-    trusted : sequence of str
-    origin : str
-        Where the model came from, for its ``name_or_path``.
-    """
-
-    fetch: Callable
-    child: Callable
-    device: Any
-    dtype: Any
-    skeleton: Any
-    trusted: Any
-    origin: str
-
-
-def of(model):
+def of(model: object) -> tuple[str, ModuleType]:
     """The family that an object belongs to, by name and as a module.
 
     Raises
@@ -80,7 +55,7 @@ def of(model):
         If no family knows it.
     """
     for name in ORDER:
-        family = by_name(name)
+        family = by_name(name, "")
         if family.owns(model):
             return name, family
     raise UnsupportedModel(
@@ -90,7 +65,24 @@ def of(model):
     )
 
 
-def by_name(name):
-    """The family of this name, as a module. Only names in `ORDER` are ever imported."""
-    assert name in ORDER
+def by_name(name: str, label: str) -> ModuleType:
+    """The family of this name, as a module; of a bare file, which has none, that of torch modules.
+
+    Parameters
+    ----------
+    name : str
+        From a manifest, untrusted: only names in `ORDER` are ever imported.
+    label : str
+        Of the model, for errors.
+
+    Raises
+    ------
+    CorruptFile
+        There is no such family.
+    """
+    name = name or "torch_module"
+    if name not in ORDER:
+        raise CorruptFile(
+            f"{label}/model.json", f"is of the unknown family {name!r}", "Save the model again."
+        )
     return importlib.import_module(f"helpers.families.{name}")

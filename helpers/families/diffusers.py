@@ -1,15 +1,18 @@
 """Any ModelMixin of the diffusers library (UNets, autoencoders, ControlNets, transformers)."""
 
 import sys
+from pathlib import Path
+from typing import Any
 
 from helpers.families import Parts, library
-from helpers.families.torch_module import fill, rehearse
-from helpers.families.transformers import readable
+from helpers.modules.skeleton import Skeleton, fill, rehearse
 from helpers.modules.structure import capture
+from helpers.options import Options
+from helpers.saved.opened import Opened
 from helpers.timeline import phase
 
 
-def owns(model):
+def owns(model: object) -> bool:
     """Whether the object is a model of the diffusers library itself."""
     diffusers = sys.modules.get("diffusers")
     if diffusers is None or not isinstance(model, diffusers.ModelMixin):
@@ -18,7 +21,7 @@ def owns(model):
     return isinstance(model, diffusers.ConfigMixin) and library.name_of(type(model)) is not None
 
 
-def save(model, folder, trusted):
+def save(model: Any, folder: Path, trusted: Any) -> Parts:
     """Write config.json and take tensors and structure.
 
     Raises
@@ -27,35 +30,45 @@ def save(model, folder, trusted):
         The model cannot be built again from its configuration: said now, not at the next start.
     """
     name = library.name_of(type(model))
+    assert name is not None
     tensors, structure = capture(model, name)
     model.save_config(folder)
     # JSON knows lists alone; constructors are mostly given tuples, which the configuration keeps
     settings = {"tuples": [key for key, value in model.config.items() if isinstance(value, tuple)]}
-    rehearse(lambda: _empty(folder, name, settings), tensors, structure, name)
+    rehearse(lambda: _empty(folder, name, name, settings), tensors, structure, name)
     return Parts(name, ("diffusers", "torch"), tensors, structure, settings, {})
 
 
-def load(folder, manifest, wanted):
-    """Build the class that the manifest names, from config.json, and fill it.
+def skeleton(opened: Opened, options: Options) -> Skeleton:
+    """The empty model of the class that the manifest names, from config.json.
 
     Raises
     ------
     CorruptFile
         The manifest names no model of the diffusers library, or config.json is unreadable.
+    """
+    record, label = opened.record, opened.name()
+    build = lambda: _empty(opened.home, label, record.class_name, record.settings)  # noqa: E731
+    return Skeleton(options.skeleton or build, label)
+
+
+def finish(opened: Opened, skeleton: Skeleton, weights: Any, children: dict, options: Options) -> Any:
+    """Put the weights into the skeleton.
+
+    Raises
+    ------
     SkeletonMismatch
         The configuration does not build what the file holds.
     """
-    build = wanted.skeleton or (lambda: _empty(folder, manifest.class_name, manifest.settings))
-    model = fill(build, wanted, lambda *_: manifest.structure, folder)
-    model.register_to_config(_name_or_path=wanted.origin)  # as from_pretrained does
+    model = fill(skeleton, weights, options)
+    model.register_to_config(_name_or_path=opened.name())  # as from_pretrained does
     return model
 
 
-def _empty(folder, class_name, settings):
+def _empty(folder, label, class_name, settings):
     with phase("import the model class"):
-        cls = library.find(class_name, folder, "diffusers.ModelMixin")
-    with readable(folder / "config.json"):
-        config = cls.load_config(folder, local_files_only=True)
+        cls = library.find(class_name, label, "diffusers.ModelMixin")
+    config = library.read_json(folder, label, "config.json")
     for key in settings.get("tuples", ()):
         if isinstance(config.get(key), list):
             config[key] = tuple(config[key])

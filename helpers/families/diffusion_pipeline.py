@@ -1,12 +1,16 @@
 """A whole DiffusionPipeline: each model in a subdirectory of its own, the rest by its own means."""
 
 import sys
+from pathlib import Path
+from typing import Any
 
-from helpers.errors import UnsupportedModel
+from helpers.errors import CorruptFile, UnsupportedModel
 from helpers.families import Parts, diffusers, library, transformers
-from helpers.families.transformers import readable
 from helpers.modules.structure import blank
+from helpers.options import Options
+from helpers.saved.opened import Opened
 
+_INDEX = "model_index.json"
 # What a pipeline may hold besides models; each saves and loads itself, without weights.
 _WEIGHTLESS = (
     "diffusers.SchedulerMixin",
@@ -17,17 +21,13 @@ _WEIGHTLESS = (
 )
 
 
-def owns(model):
+def owns(model: object) -> bool:
     """Whether the object is a pipeline of the diffusers library."""
     installed = sys.modules.get("diffusers")
     return installed is not None and isinstance(model, installed.DiffusionPipeline)
 
 
-def _weightless():
-    return tuple(map(library.base, _WEIGHTLESS))
-
-
-def save(pipeline, folder, trusted):
+def save(pipeline: Any, folder: Path, trusted: Any) -> Parts:
     """Write model_index.json and the components without weights; the models become children.
 
     Raises
@@ -37,17 +37,17 @@ def save(pipeline, folder, trusted):
     """
     name = library.name_of(type(pipeline))
     problems = [] if name else [f"its class {type(pipeline).__qualname__}"]
-    children = {}
+    children, weightless = {}, tuple(map(library.base, _WEIGHTLESS))
     for key, part in pipeline.components.items():
         if part is None:
             continue
         if transformers.owns(part) or diffusers.owns(part):
             children[key] = part
-        elif isinstance(part, _weightless()) and library.name_of(type(part)):
+        elif isinstance(part, weightless) and library.name_of(type(part)):
             part.save_pretrained(folder / key)
         else:
             problems.append(f"{key} ({type(part).__qualname__})")
-    if problems:
+    if problems or name is None:
         raise UnsupportedModel(
             name or type(pipeline).__qualname__,
             f"holds what is not of the diffusers or transformers library: {', '.join(problems)}",
@@ -57,35 +57,43 @@ def save(pipeline, folder, trusted):
     return Parts(name, ("diffusers", "transformers", "torch"), {}, blank(), {}, children)
 
 
-def load(folder, manifest, wanted):
-    """Load every component and put them together.
+def skeleton(opened: Opened, options: Options) -> None:
+    """Nothing: a pipeline has no weights of its own."""
+
+
+def finish(opened: Opened, skeleton: None, weights: Any, children: dict, options: Options) -> Any:
+    """Load what has no weights, and put all components together.
 
     Raises
     ------
     CorruptFile
-        model_index.json is unreadable or names a class outside the two libraries.
+        model_index.json is unreadable, does not fit the pipeline's class, or names a class outside
+        the two libraries.
     """
-    cls = library.find(manifest.class_name, folder, "diffusers.DiffusionPipeline")
-    with readable(folder / "model_index.json"):
-        index = cls.load_config(folder, local_files_only=True)
+    weights.tensors(options.device)  # none; but the file of the pipeline itself must be whole too
+    cls = library.find(opened.record.class_name, opened.name(), "diffusers.DiffusionPipeline")
+    index = library.read_json(opened.home, opened.name(), _INDEX)
     parts = {
-        key: _component(folder, key, value, wanted) for key, value in index.items() if not key.startswith("_")
+        key: children[key] if key in children else _weightless(opened, key, value)
+        for key, value in index.items()
+        if not key.startswith("_")
     }
-    pipeline = cls(**parts)
-    pipeline.register_to_config(_name_or_path=wanted.origin)  # as from_pretrained does
+    with library.readable(opened.name(_INDEX)):
+        pipeline = cls(**parts)
+    pipeline.register_to_config(_name_or_path=opened.name())  # as from_pretrained does
     return pipeline
 
 
-def _component(folder, key, value, wanted):
-    if not (isinstance(value, (list, tuple)) and len(value) == 2):
+def _weightless(opened, key, value):
+    if not (isinstance(value, list) and len(value) == 2):
         return value  # a setting, such as requires_safety_checker
     package, name = value
     if name is None:
         return None
-    if (folder / key / "model.json").is_file():
-        return wanted.child(key)
+    if not key.isidentifier():  # it becomes the name of a directory
+        raise CorruptFile(opened.name(_INDEX), f"has a component {key!r}", "Save the model again.")
     if package not in library.LIBRARIES:
         package = f"diffusers.pipelines.{package}"
-    cls = library.find(f"{package}.{name}", folder / "model_index.json", *_WEIGHTLESS)
-    with readable(folder / key):
-        return cls.from_pretrained(folder / key, local_files_only=True)
+    cls = library.find(f"{package}.{name}", opened.name(_INDEX), *_WEIGHTLESS)
+    with library.readable(opened.name(key)):
+        return cls.from_pretrained(opened.home / key, local_files_only=True)

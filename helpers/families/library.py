@@ -3,15 +3,19 @@
 A manifest is untrusted, so a name in it is looked up here: three patterns, no path of its own.
 """
 
+import contextlib
 import importlib
+import json
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
-from helpers.errors import CorruptFile
+from helpers.errors import CorruptFile, extra
 
 LIBRARIES = ("transformers", "diffusers")
 
 
-def name_of(cls):
+def name_of(cls: type) -> str | None:
     """The public name of a library's class, such as ``transformers.LlamaForCausalLM``.
 
     Returns
@@ -29,14 +33,14 @@ def name_of(cls):
     return None
 
 
-def find(class_name, path, *bases):
+def find(class_name: str, path: str, *bases: str) -> type:
     """The class of this public name.
 
     Parameters
     ----------
     class_name : str
         ``transformers.X``, ``diffusers.X`` or ``diffusers.pipelines.p.X``.
-    path : path-like
+    path : str
         Named in errors.
     *bases : str
         Public names of classes, of which it must inherit from one.
@@ -45,11 +49,15 @@ def find(class_name, path, *bases):
     ------
     CorruptFile
         The installed library has no such class.
+    UnsupportedModel
+        The library is not installed.
     """
     package, _, name = class_name.rpartition(".")
     parts = package.split(".")
     plain = len(parts) == 1 and parts[0] in LIBRARIES
     if name.isidentifier() and not name.startswith("_") and (plain or _is_pipeline_package(parts)):
+        with extra(path, "hf"):
+            importlib.import_module(parts[0])
         try:
             found = getattr(importlib.import_module(package), name, None)
         except ImportError:
@@ -64,10 +72,33 @@ def find(class_name, path, *bases):
     )
 
 
-def base(class_name):
+def base(class_name: str) -> type:
     """A base class by its public name, from this package's own code."""
     library, _, name = class_name.partition(".")
     return getattr(importlib.import_module(library), name)
+
+
+@contextlib.contextmanager
+def readable(path: str) -> Iterator[None]:
+    """Turn whatever a library raises over a configuration file into a `CorruptFile`."""
+    try:
+        yield
+    except Exception as error:  # of many types
+        raise CorruptFile(
+            path, f"cannot be read ({error})", "Restore it, or save the model again."
+        ) from error
+
+
+def read_json(folder: Path, label: str, name: str) -> dict:
+    """A configuration file of a saved model, named in errors by the model's own label.
+
+    Raises
+    ------
+    CorruptFile
+        It is not a JSON object.
+    """
+    with readable(f"{label}/{name}"):
+        return dict(json.loads((folder / name).read_text()))
 
 
 def _is_pipeline_package(parts):

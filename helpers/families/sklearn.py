@@ -10,15 +10,19 @@ import io
 import sys
 import warnings
 import zipfile
+from collections.abc import Sequence
 from importlib.metadata import version
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from helpers.errors import CorruptFile, UnsupportedModel
+from helpers.errors import CorruptFile, UnsupportedModel, extra
 from helpers.families import Parts
 from helpers.modules.structure import blank
-from helpers.weights.tensors import bytes_of
+from helpers.options import Options
+from helpers.saved.opened import Opened
 
 _STRUCTURE = "structure.zip"
 # What scikit-learn's own estimators hold of numpy and scipy: containers of numbers, and functions
@@ -37,13 +41,13 @@ _HARMLESS = {
 _LIMIT = 1 << 30  # bytes: a structure holds no data, so a larger one is a zip bomb
 
 
-def owns(model):
+def owns(model: object) -> bool:
     """Whether the object is an estimator, scikit-learn's own or derived from one."""
     base = sys.modules.get("sklearn.base")
     return base is not None and isinstance(model, base.BaseEstimator)
 
 
-def save(model, folder, trusted):
+def save(model: Any, folder: Path, trusted: Sequence[str]) -> Parts:
     """Let skops describe the estimator, and part the arrays from the structure.
 
     Raises
@@ -52,9 +56,9 @@ def save(model, folder, trusted):
         The estimator is not fitted, or holds a function or type that will not be found or
         trusted when it is loaded; the attribute is named.
     """
-    import skops.io
-
     name = f"{type(model).__module__}.{type(model).__qualname__}"
+    with extra(name, "sklearn"):
+        import skops.io
     _check_fitted(model, name)
     try:
         data = skops.io.dumps(model)
@@ -86,7 +90,33 @@ def save(model, folder, trusted):
     return Parts(name, ("scikit-learn", "skops", "numpy"), tensors, blank(), {}, {})
 
 
-def load(folder, manifest, wanted):
+def skeleton(opened: Opened, options: Options) -> None:
+    """Nothing, but a refusal of what is asked for and cannot be.
+
+    Raises
+    ------
+    UnsupportedModel
+        A part of it or another type was asked for; or a library is not installed.
+    """
+    if options.only is not None:
+        raise UnsupportedModel(
+            opened.label, "is an estimator, which is loaded whole", "Load it without only=."
+        )
+    if options.dtype is not None:
+        raise UnsupportedModel(
+            opened.label, "is an estimator, whose types are fixed", "Load it without dtype."
+        )
+    with extra(opened.label, "sklearn"):
+        import skops.io  # noqa: F401
+    saved, here = opened.record.versions.get("scikit-learn"), version("scikit-learn")
+    if saved != here:
+        warnings.warn(
+            f"{opened.label} was saved by scikit-learn {saved} and is loaded by {here}: check its predictions.",
+            stacklevel=2,
+        )
+
+
+def finish(opened: Opened, skeleton: None, weights: Any, children: dict, options: Options) -> Any:
     """Put the arrays back behind their headers and let skops rebuild the estimator.
 
     Raises
@@ -94,30 +124,22 @@ def load(folder, manifest, wanted):
     CorruptFile
         The structure is unreadable or does not fit the arrays.
     UnsupportedModel
-        It holds types that are neither scikit-learn's own nor in ``trusted``, or a dtype was asked for.
+        It holds types that are neither scikit-learn's own nor in ``trusted``.
     """
     import skops.io
 
-    if wanted.dtype is not None:
-        raise UnsupportedModel(folder, "is an estimator, whose types are fixed", "Load it without dtype.")
-    saved, here = manifest.versions.get("scikit-learn"), version("scikit-learn")
-    if saved != here:
-        warnings.warn(
-            f"{folder} was saved by scikit-learn {saved} and is loaded by {here}: check its predictions.",
-            stacklevel=5,
-        )
-    tensors = {name: tensor for name, (_, tensor) in wanted.fetch(torch.device("cpu")).items()}
+    tensors = {name: tensor for name, (_, tensor) in weights.tensors(torch.device("cpu")).items()}
     try:
-        data = _whole(folder / _STRUCTURE, tensors)
-        needed, strangers = _types(data, wanted.trusted)
+        data = _whole(opened.home / _STRUCTURE, tensors)
+        needed, strangers = _types(data, options.trusted)
         if not strangers:
             return skops.io.loads(data, trusted=needed)
     except Exception as error:  # skops and zipfile raise many types
         raise CorruptFile(
-            folder / _STRUCTURE, f"cannot be rebuilt ({error})", "Save the model again."
+            opened.name(_STRUCTURE), f"cannot be rebuilt ({error})", "Save the model again."
         ) from error
     raise UnsupportedModel(
-        folder,
+        opened.label,
         f"needs types that are not scikit-learn's own: {', '.join(strangers)}",
         f"If you trust them: deserialise(..., trusted={strangers!r}).",
     )
@@ -198,7 +220,7 @@ def _whole(path, tensors):
         files = {name: structure.read(name) for name in structure.namelist()}
     for name in files:
         if name.endswith(".npy") and name in tensors:
-            files[name] += bytes(bytes_of(tensors[name]))
+            files[name] += tensors[name].numpy().tobytes()
     inner = {}
     for name in [name for name in files if ".npz/" in name]:
         outer, _, member = name.partition("/")

@@ -1,20 +1,22 @@
 """Any PreTrainedModel of the transformers library: rebuilt from its own config.json."""
 
-import contextlib
-import json
 import sys
+from pathlib import Path
+from typing import Any
 
-from helpers.errors import CorruptFile, UnsupportedModel
+from helpers.errors import UnsupportedModel
 from helpers.families import Parts, library
-from helpers.families.torch_module import fill, rehearse
+from helpers.modules.skeleton import Skeleton, fill, rehearse
 from helpers.modules.structure import capture
+from helpers.options import Options
+from helpers.saved.opened import Opened
 from helpers.timeline import phase
 
 _GENERATION = "generation_config.json"
 _EVERYWHERE = {"eager", "sdpa"}  # attention code that every machine has; others are chosen anew
 
 
-def owns(model):
+def owns(model: object) -> bool:
     """Whether the object is a model of the transformers (or diffusers) library itself.
 
     A class of the user's own that inherits from one is not: its code lives elsewhere, so it is
@@ -26,7 +28,7 @@ def owns(model):
     return library.name_of(type(model)) is not None
 
 
-def save(model, folder, trusted):
+def save(model: Any, folder: Path, trusted: Any) -> Parts:
     """Write config.json (and generation_config.json) and take tensors and structure.
 
     Raises
@@ -36,6 +38,7 @@ def save(model, folder, trusted):
         layers were added): said now, not at the next cold start.
     """
     name = library.name_of(type(model))
+    assert name is not None
     if getattr(model, "is_quantized", False) or getattr(model, "hf_quantizer", None) is not None:
         raise UnsupportedModel(name, "is quantised", "Call model.dequantize() first, or keep its own format.")
     tensors, structure = capture(model, name)
@@ -43,39 +46,51 @@ def save(model, folder, trusted):
     if getattr(model, "generation_config", None) is not None:
         model.generation_config.to_json_file(folder / _GENERATION)
     settings = {"attention": model.config._attn_implementation}
-    rehearse(lambda: _empty(folder, name, settings), tensors, structure, name)
+    rehearse(lambda: _empty(folder, name, name, settings), tensors, structure, name)
     return Parts(name, ("transformers", "torch"), tensors, structure, settings, {})
 
 
-def load(folder, manifest, wanted):
-    """Build the class that the manifest names, from config.json, and fill it.
+def skeleton(opened: Opened, options: Options) -> Skeleton:
+    """The empty model of the class that the manifest names, from config.json.
 
     Raises
     ------
     CorruptFile
         The manifest names no model of the transformers library, or config.json is unreadable.
+    """
+    record, label = opened.record, opened.name()
+    build = lambda: _empty(opened.home, label, record.class_name, record.settings)  # noqa: E731
+    return Skeleton(options.skeleton or build, label)
+
+
+def finish(opened: Opened, skeleton: Skeleton, weights: Any, children: dict, options: Options) -> Any:
+    """Put the weights into the skeleton, and the generation settings beside them.
+
+    Raises
+    ------
     SkeletonMismatch
         The configuration does not build what the file holds.
+    CorruptFile
+        generation_config.json is unreadable.
     """
-    build = wanted.skeleton or (lambda: _empty(folder, manifest.class_name, manifest.settings))
-    model = fill(build, wanted, lambda *_: manifest.structure, folder)
-    model.name_or_path = wanted.origin  # as from_pretrained does
-    if wanted.dtype is not None:  # as from_pretrained records it
-        model.config.dtype = wanted.dtype
-    if (folder / _GENERATION).is_file():
+    model = fill(skeleton, weights, options)
+    model.name_or_path = opened.name()  # as from_pretrained does
+    if options.dtype is not None:  # as from_pretrained records it
+        model.config.dtype = options.dtype
+    if (opened.home / _GENERATION).is_file():
         from transformers import GenerationConfig
 
-        with readable(folder / _GENERATION):
-            model.generation_config = GenerationConfig.from_dict(
-                json.loads((folder / _GENERATION).read_text())
-            )
+        fields = library.read_json(opened.home, opened.name(), _GENERATION)
+        with library.readable(opened.name(_GENERATION)):
+            model.generation_config = GenerationConfig.from_dict(fields)
     return model
 
 
-def _empty(folder, class_name, settings):
+def _empty(folder, label, class_name, settings):
     with phase("import the model class"):
-        cls = library.find(class_name, folder, "transformers.PreTrainedModel")
-    with readable(folder / "config.json"):
+        cls = library.find(class_name, label, "transformers.PreTrainedModel")
+    library.read_json(folder, label, "config.json")  # whose error names the model, not a temporary folder
+    with library.readable(f"{label}/config.json"):
         config = cls.config_class.from_pretrained(folder, local_files_only=True)
     return build_from_config(cls, config, settings.get("attention"))
 
@@ -86,14 +101,3 @@ def build_from_config(cls, config, attention=None):
     if set(wanted) <= _EVERYWHERE:
         config._attn_implementation = attention
     return cls._from_config(config).eval()  # what AutoModel.from_config calls for the class it finds
-
-
-@contextlib.contextmanager
-def readable(path):
-    """Turn whatever a library raises over a configuration file into a `CorruptFile`."""
-    try:
-        yield
-    except Exception as error:  # of many types
-        raise CorruptFile(
-            path, f"cannot be read ({error})", "Restore it, or save the model again."
-        ) from error

@@ -15,8 +15,9 @@ are used:
 
 import hashlib
 import struct
+from collections.abc import Iterable
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 ALIGNMENT = 64
 MAGIC = b"|TZR|"
@@ -59,11 +60,11 @@ class Entry(NamedTuple):
     offset: int
 
     @property
-    def nbytes(self):
+    def nbytes(self) -> int:
         return prod(self.shape) * DTYPES[self.dtype][1]
 
 
-def is_hidden(entry):
+def is_hidden(entry: Entry) -> bool:
     """Whether a record stands behind the others and not in the index, for stock readers' sake.
 
     They would register an attribute as a buffer, and they fail on a whole file in which one
@@ -88,7 +89,7 @@ def _bare_header_length(entry):
     return _START.size + len(name) + len(rest) + len(_SHA256) + 32 + 8
 
 
-def arrange(entries):
+def arrange(entries: list[Entry]) -> list[Entry]:
     """Give every tensor its place, data offsets at multiples of `ALIGNMENT`.
 
     Parameters
@@ -110,19 +111,19 @@ def arrange(entries):
     return placed
 
 
-def starts(entries):
+def starts(entries: list[Entry]) -> list[int]:
     """Where each record's header starts: right behind the record before it, in file order."""
     positions = [len(prologue(entries))] if entries else []
     return positions + [entry.offset + entry.nbytes for entry in entries[:-1]]
 
 
-def file_length(entries):
+def file_length(entries: list[Entry]) -> int:
     """The exact length in bytes of the file that holds ``entries`` (arranged)."""
     end = entries[-1].offset + entries[-1].nbytes if entries else len(prologue(entries))
     return end + len(END)
 
 
-def header(entry, start):
+def header(entry: Entry, start: int) -> tuple[bytearray, int]:
     """The header of one record, its hash still zero.
 
     Parameters
@@ -147,7 +148,7 @@ def header(entry, start):
     return raw, len(fields)
 
 
-def fingerprint(digests):
+def fingerprint(digests: Iterable[bytes]) -> bytes:
     """Eight bytes that stand for the contents: the start of the SHA-256 over all tensor hashes.
 
     They are stored in a field of the prologue that tensorizer leaves unused, and in the
@@ -157,7 +158,7 @@ def fingerprint(digests):
     return hashlib.sha256(b"".join(digests)).digest()[:8]
 
 
-def prologue(entries, mark=bytes(8)):
+def prologue(entries: list[Entry], mark: bytes = bytes(8)) -> bytes:
     """Everything before the first record: magic, version, counts, index.
 
     Parameters
@@ -172,22 +173,21 @@ def prologue(entries, mark=bytes(8)):
     bytes
     """
     entries = [entry for entry in entries if not is_hidden(entry)]
-    parts = []
+    described = []
     for entry in entries:
         name, rest = _description(entry)
-        parts += [struct.pack("<H", len(name)), name, bytes([KINDS[entry.kind]]), rest]
-        parts.append(bytes(_LOCATION.size))
-    index_length = sum(map(len, parts))
-    start = len(MAGIC) + _FIXED.size + 8 + index_length
-    for i, entry in enumerate(entries):
-        parts[5 * i + 4] = _LOCATION.pack(start, entry.offset, entry.nbytes)
+        described.append(struct.pack("<H", len(name)) + name + bytes([KINDS[entry.kind]]) + rest)
+    index_length = sum(map(len, described)) + len(entries) * _LOCATION.size
+    start, index = len(MAGIC) + _FIXED.size + 8 + index_length, []
+    for entry, description in zip(entries, described, strict=True):
+        index += [description, _LOCATION.pack(start, entry.offset, entry.nbytes)]
         start = entry.offset + entry.nbytes
     opaque = any("\0" in DTYPES[entry.dtype][0] for entry in entries)
     counts = _FIXED.pack(1 + opaque, b"", sum(e.nbytes for e in entries), mark, len(entries))
-    return b"".join([MAGIC, counts, struct.pack("<Q", index_length), *parts])
+    return b"".join([MAGIC, counts, struct.pack("<Q", index_length), *index])
 
 
-def read_index(raw):
+def read_index(raw: Any) -> list[tuple[Entry, int]]:
     """Decode the index of any unencrypted .tensors file, ours or stock tensorizer's.
 
     Parameters
@@ -244,7 +244,7 @@ def _read_index(raw):
     return found
 
 
-def stored_hash(raw, start):
+def stored_hash(raw: Any, start: int) -> tuple[bytes | None, bytes]:
     """The SHA-256 that a record states of itself, and its header with all hashes zeroed.
 
     Parameters

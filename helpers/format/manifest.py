@@ -1,34 +1,36 @@
 """model.json: what a saved model is, written last, so that a directory that has one is whole.
 
-The manifest is untrusted input. `read` checks every field before anything is allocated,
+The manifest is untrusted input. `parse` checks every field before anything is allocated,
 mapped or imported on its word.
 """
 
 import dataclasses
 import json
+import os
 import re
 from math import prod
 from pathlib import Path, PurePosixPath
 
-from helpers.errors import CorruptFile, NotAModel, storage
+from helpers.errors import CorruptFile, UnsupportedModel
 from helpers.format import layout
 
 NAME = "model.json"
 TENSORS = "model.tensors"
 VERSION = 1
 LIMIT = 64 << 20  # bytes: a manifest of 100,000 tensors has about 10 MB
+_NOT_IN_JSON = ("hashes", "starts")  # a tensor's hash stands in its row; starts follow from the entries
 
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """What `model.json` holds.
+    """What `model.json` holds; or, without one, what the index of a bare file says.
 
     Attributes
     ----------
     folder : str
         Where all other files are, relative to the manifest: "", or in a store a folder of their own.
     family : str
-        Which file of `helpers.families` rebuilds the model.
+        Which file of `helpers.families` rebuilds the model; "" for a bare file.
     class_name : str
         For the reader, and for families that look the class up in their own library.
     entries : list of helpers.format.layout.Entry
@@ -42,7 +44,7 @@ class Manifest:
         Exact length of model.tensors in bytes.
     fingerprint : str
         16 hexadecimal digits, the same as in model.tensors (see `helpers.format.layout.fingerprint`);
-        random where encrypted.
+        random where encrypted, "" for a bare file.
     structure : dict
         What a state dict does not say: ties, frozen parameters, modes (see `helpers.modules.structure`).
     settings : dict
@@ -51,6 +53,8 @@ class Manifest:
         SHA-256 of every other file of the model, by relative path; of an encrypted model.tensors too.
     versions : dict of str to str
         The libraries that wrote it.
+    starts : list of int, optional
+        Where the headers of a bare file's records are; in a file of ours that follows from the entries.
     """
 
     folder: str
@@ -65,69 +69,67 @@ class Manifest:
     settings: dict
     files: dict
     versions: dict
+    starts: list | None = None
 
-    def to_json(self):
-        """The manifest as text: one line a tensor, readable in a diff."""
-        fields = {"format": VERSION} | dataclasses.asdict(self)
-        fields["entries"] = 0
-        del fields["hashes"]
-        rows = ",\n  ".join(json.dumps([*row]) for row in self._rows())
-        text = json.dumps(fields, indent=1)
-        return text.replace('"entries": 0', f'"entries": [\n  {rows}\n ]', 1) + "\n"
+    def to_json(self) -> bytes:
+        """The manifest as JSON: one line a tensor, readable in a diff.
 
-    def _rows(self):
-        return [(*entry, digest) for entry, digest in zip(self.entries, self.hashes, strict=True)]
+        Raises
+        ------
+        UnsupportedModel
+            It would be larger than `parse` reads.
+        """
+        values = {"format": VERSION} | dataclasses.asdict(self)
+        fields = {
+            name: json.dumps(value, indent=1).replace("\n", "\n ")
+            for name, value in values.items()
+            if name not in (*_NOT_IN_JSON, "entries")
+        }
+        rows = [json.dumps([*row, digest]) for row, digest in zip(self.entries, self.hashes, strict=True)]
+        fields["entries"] = "[\n  " + ",\n  ".join(rows) + "\n ]"  # last, since it is the longest
+        text = "{\n" + ",\n".join(f' "{name}": {value}' for name, value in fields.items()) + "\n}\n"
+        if len(text) > LIMIT:
+            raise UnsupportedModel(
+                NAME,
+                f"would be larger than {LIMIT:,} bytes, because of {len(rows):,} tensors and their names",
+                "Save the parts of the model one by one.",
+            )
+        return text.encode()
 
     @property
-    def weights(self):
-        """Relative paths of all files of weights: this model's, and those of the models inside it."""
-        inside = [str(PurePosixPath(name).with_name(TENSORS)) for name in self.files if _is_manifest(name)]
+    def records(self) -> list[tuple[layout.Entry, int]]:
+        """Each tensor with the offset of its record's header."""
+        starts = layout.starts(self.entries) if self.starts is None else self.starts
+        return list(zip(self.entries, starts, strict=True))
+
+    @property
+    def children(self) -> list[str]:
+        """Relative paths of the models inside this one, those of a model inside it not counted."""
+        found = [str(path.parent) for path in map(PurePosixPath, self.files) if path.name == NAME]
+        return [name for name in found if not any(name.startswith(f"{other}/") for other in found)]
+
+    @property
+    def weights(self) -> list[str]:
+        """Relative paths of all files of weights: this model's, and those of all models inside it."""
+        inside = [
+            str(path.with_name(TENSORS)) for path in map(PurePosixPath, self.files) if path.name == NAME
+        ]
         return [TENSORS, *inside]
 
-    @property
-    def children(self):
-        """Relative paths of the models directly or deeper inside this one."""
-        return [str(PurePosixPath(name).parent) for name in self.files if _is_manifest(name)]
+
+def of_bare_file(records: list[tuple[layout.Entry, int]], length: int) -> Manifest:
+    """What can be said of a ``.tensors`` file that has no manifest beside it."""
+    entries, starts = [entry for entry, _ in records], [start for _, start in records]
+    return Manifest("", "", "", entries, [""] * len(entries), "", length, "", {}, {}, {}, {}, starts)
 
 
-def _is_manifest(name):
-    return PurePosixPath(name).name == NAME
-
-
-def moved(text, folder):
-    """The text of a manifest, for files that lie in ``folder`` below it."""
-    assert text.count('"folder": ""', 0, 100) == 1
-    return text.replace('"folder": ""', f'"folder": "{folder}"', 1)
-
-
-def read(directory):
-    """Read and check the manifest of a saved model.
-
-    Parameters
-    ----------
-    directory : path-like
-
-    Returns
-    -------
-    Manifest
-
-    Raises
-    ------
-    NotAModel
-        No such directory, or no manifest in it.
-    CorruptFile
-        Not JSON, of a future version, or a field that cannot be true.
-    """
+def read(directory: str | os.PathLike) -> Manifest:
+    """The manifest in a directory; errors as `parse`, and an ``OSError`` if there is none."""
     path = Path(directory) / NAME
-    with storage(path, "reading the manifest"):
-        if not path.is_file():
-            _explain_absence(Path(directory))
-        with open(path, "rb") as file:
-            raw = file.read(LIMIT + 1)
-    return parse(raw, path)
+    return parse(path.read_bytes(), path)
 
 
-def parse(raw, path):
+def parse(raw: bytes, path: str | os.PathLike) -> Manifest:
     """Check the bytes of a manifest.
 
     Parameters
@@ -143,67 +145,53 @@ def parse(raw, path):
     Raises
     ------
     CorruptFile
-        As `read`.
+        Not JSON, of a future version, or a field that cannot be true.
     """
     try:
-        fields = json.loads(raw) if len(raw) <= LIMIT else None
-    except (ValueError, RecursionError) as error:
-        raise CorruptFile(path, f"is not JSON ({error})", "Save the model again.") from error
-    try:
-        return _checked(fields)
+        _need(len(raw) <= LIMIT, f"is larger than {LIMIT:,} bytes")
+        return _checked(json.loads(raw))
     except _Invalid as invalid:
         raise CorruptFile(path, str(invalid), invalid.remedy) from None
-    except UnicodeEncodeError as error:  # JSON can spell half a surrogate pair
-        raise CorruptFile(path, f"holds a name that is not text ({error})", _Invalid.remedy) from None
-
-
-def _explain_absence(directory):
-    if not directory.exists():
-        raise NotAModel(directory, "does not exist", "Check the path, or save a model there first.")
-    if (directory / "config.json").exists():
-        hint = "It looks like a Hugging Face directory: load it with from_pretrained and serialise() it."
-    else:
-        hint = f"Save one with serialise(model, {str(directory)!r})."
-    raise NotAModel(directory, f"holds no saved model (no {NAME})", hint)
+    except (ValueError, RecursionError) as error:  # half a surrogate pair in a name is a ValueError too
+        raise CorruptFile(path, f"is not JSON that can be read ({error})", _Invalid.remedy) from error
 
 
 class _Invalid(Exception):
     remedy = "Save the model again."
 
 
-def _need(condition, problem):
+def _need(condition: object, problem: str) -> None:
     if not condition:
         raise _Invalid(problem)
 
 
 def _checked(fields):
     _need(isinstance(fields, dict) and "format" in fields, "is not a manifest")
-    if fields["format"] != VERSION:
-        invalid = _Invalid(f"is of format {fields['format']!r}, this package reads format {VERSION}")
+    if (version := fields.pop("format")) != VERSION:
+        invalid = _Invalid(f"is of format {version!r}, this package reads format {VERSION}")
         invalid.remedy = "Update the helpers package, or save the model again with this one."
         raise invalid
-    types = {field.name: field.type for field in dataclasses.fields(Manifest) if field.name != "hashes"}
-    _need(set(fields) == {"format", *types}, "lacks fields or has unknown ones")
+    types = {field.name: field.type for field in dataclasses.fields(Manifest)}
+    types = {name: kind for name, kind in types.items() if name not in _NOT_IN_JSON}
+    _need(set(fields) == set(types), "lacks fields or has unknown ones")
     for name, kind in types.items():
         _need(type(fields[name]) is kind, f"has a wrong {name!r}")
     _need(re.fullmatch("[0-9a-f]{16}", fields["fingerprint"]), "has a wrong 'fingerprint'")
+    _need(_is_inside(fields["folder"]), "names a folder outside itself")
+    _need(fields["encryption"] in ("", "key", "passphrase"), "has a wrong 'encryption'")
     for name, digest in fields["files"].items():
         _need(PurePosixPath(name) != PurePosixPath(NAME), "lists itself among its files")
         _need(_is_inside(name), f"names a file outside itself: {name!r}")
-        _need(
-            isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest), f"has a wrong hash for {name!r}"
-        )
-    _need(_is_inside(fields["folder"]), "names a folder outside itself")
-    _need(fields["encryption"] in ("", "key", "passphrase"), "has a wrong 'encryption'")
-    entries = [_entry(row) for row in fields["entries"]]
-    hashes = [row[5] for row in fields["entries"]]
-    if fields["encryption"]:
-        _check_encrypted(entries, hashes, fields)
+        _need(_is_hash(digest), f"has a wrong hash for {name!r}")
+    fields["hashes"] = [row.pop() if isinstance(row, list) and row else None for row in fields["entries"]]
+    fields["entries"] = [_entry(row) for row in fields["entries"]]
+    _need(len({entry.name for entry in fields["entries"]}) == len(fields["entries"]), "lists a tensor twice")
+    record = Manifest(**fields)
+    if record.encryption:
+        _check_encrypted(record)
     else:
-        _check_places(entries, fields["length"])
-        _check_hashes(hashes, fields["fingerprint"])
-    del fields["format"]
-    return Manifest(**fields | {"entries": entries, "hashes": hashes})
+        _check_plain(record)
+    return record
 
 
 def _is_inside(name):
@@ -211,10 +199,13 @@ def _is_inside(name):
     return not pure.is_absolute() and ".." not in pure.parts and "\0" not in name
 
 
+def _is_hash(digest):
+    return isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest)
+
+
 def _entry(row):
-    _need(isinstance(row, list) and len(row) == 6, "has a malformed tensor entry")
-    name, kind, dtype, shape, offset, digest = row
-    _need(isinstance(digest, str), f"gives {name!r} no hash")
+    _need(isinstance(row, list) and len(row) == 5, "has a malformed tensor entry")
+    name, kind, dtype, shape, offset = row
     _need(isinstance(name, str) and 0 < len(name.encode()) < 1 << 16, "has a tensor without a name")
     _need(kind in layout.KINDS, f"gives {name!r} an unknown kind")
     _need(dtype in layout.DTYPES, f"gives {name!r} an unknown type {dtype!r}")
@@ -222,38 +213,25 @@ def _entry(row):
     good = good and all(type(n) is int and 0 <= n < 1 << 32 for n in shape)
     _need(good, f"gives {name!r} an impossible shape")
     _need(type(offset) is int and 0 <= offset < 1 << 63, f"gives {name!r} an impossible offset")
+    _need(prod(shape) * layout.DTYPES[dtype][1] < 1 << 63, f"makes {name!r} absurdly large")
     return layout.Entry(name, kind, dtype, tuple(shape), offset)
 
 
-def _check_sizes(entries):
-    _need(len({entry.name for entry in entries}) == len(entries), "lists a tensor twice")
-    for entry in entries:
-        _need(
-            prod(entry.shape) * layout.DTYPES[entry.dtype][1] < 1 << 63,
-            f"makes {entry.name!r} absurdly large",
-        )
+def _check_encrypted(record):
+    """Check what is known of an encrypted file: offsets and hashes of tensors are in the file alone."""
+    told = any(record.hashes) or any(entry.offset for entry in record.entries)
+    _need(not told, "tells too much of what is encrypted")
+    _need(TENSORS in record.files, "lacks the hash of its encrypted file")
+    needed = sum(entry.nbytes for entry in record.entries)
+    _need(needed < record.length, "states a length that is too short")
 
 
-def _check_encrypted(entries, hashes, fields):
-    """The places are in the file alone; its own hash is among those of the other files."""
-    _check_sizes(entries)
-    _need(
-        not any(hashes) and not any(entry.offset for entry in entries), "tells too much of what is encrypted"
-    )
-    _need(TENSORS in fields["files"], "lacks the hash of its encrypted file")
-    _need(sum(entry.nbytes for entry in entries) < fields["length"], "states a length that is too short")
-
-
-def _check_hashes(hashes, fingerprint):
-    _need(all(re.fullmatch("[0-9a-f]{64}", digest) for digest in hashes), "has a malformed hash")
-    mark = layout.fingerprint(map(bytes.fromhex, hashes)).hex()
-    _need(mark == fingerprint, "has hashes that do not belong to its fingerprint")
-
-
-def _check_places(entries, length):
-    """Every tensor lies inside the file, behind the one before it, where the writer puts it."""
-    _check_sizes(entries)
-    placed = layout.arrange(entries)
-    for entry, right in zip(entries, placed, strict=True):
+def _check_plain(record):
+    """Check that every tensor lies where the writer puts it, and that the hashes are those of the file."""
+    placed = layout.arrange(record.entries)
+    for entry, right in zip(record.entries, placed, strict=True):
         _need(entry == right, f"puts {entry.name!r} outside its place (overlap, gap or beyond the file)")
-    _need(length == layout.file_length(placed), "states a length that its tensors do not add up to")
+    _need(record.length == layout.file_length(placed), "states a length that its tensors do not add up to")
+    _need(all(map(_is_hash, record.hashes)), "has a malformed hash")
+    mark = layout.fingerprint(map(bytes.fromhex, record.hashes)).hex()
+    _need(mark == record.fingerprint, "has hashes that do not belong to its fingerprint")

@@ -1,12 +1,13 @@
 """A part of a model: which tensors are loaded, and what is said of the others."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
-from helpers.errors import SkeletonMismatch
 from helpers.format import layout
+from helpers.format.manifest import Manifest
 
 
-class Chosen(NamedTuple):
+class Part(NamedTuple):
     """What is loaded.
 
     Attributes
@@ -15,28 +16,33 @@ class Chosen(NamedTuple):
         Each tensor with the offset of its header.
     structure : dict
         Without the tensors that are left out; these are in its further key ``"omitted"``.
+    whole : bool
+        Nothing is left out.
     """
 
-    records: list
+    records: list[tuple[layout.Entry, int]]
     structure: dict
+    whole: bool
 
     @property
-    def entries(self):
+    def entries(self) -> list[layout.Entry]:
+        """The tensors."""
         return [entry for entry, _ in self.records]
 
     @property
-    def spans(self):
-        """The bytes of the file that hold the records, neighbours put together."""
-        joined = []
+    def spans(self) -> list[tuple[int, int]] | None:
+        """The bytes of the file that hold the records, neighbours put together; None for all."""
+        if self.whole:
+            return None
+        joined: list[tuple[int, int]] = []
         for entry, start in self.records:
-            stop = entry.offset + entry.nbytes
             if joined and joined[-1][1] == start:
-                start = joined.pop()[0]
-            joined.append((start, stop))
+                start, _ = joined.pop()
+            joined.append((start, entry.offset + entry.nbytes))
         return joined
 
 
-def select(record, only, source):
+def select(record: Manifest, only: Callable | None) -> Part:
     """The tensors that a predicate asks for, and the structure without the others.
 
     Parameters
@@ -44,32 +50,25 @@ def select(record, only, source):
     record : helpers.format.manifest.Manifest
     only : callable or None
         Called with each name; a tied tensor is chosen if any of its names is. None: all.
-    source : str or path-like
-        Named in errors.
 
     Returns
     -------
-    Chosen
+    Part
 
-    Raises
-    ------
-    SkeletonMismatch
-        Nothing is chosen.
+    Examples
+    --------
+    >>> record = Manifest("", "", "", [], [], "", 0, "", {}, {}, {}, {})
+    >>> select(record, None).whole
+    True
     """
-    records = list(zip(record.entries, layout.starts(record.entries), strict=True))
-    if only is None or not records:
-        return Chosen(records, record.structure)
+    if only is None:
+        return Part(record.records, record.structure, True)
     groups = _names(record)
     chosen = {first for first, names in groups.items() if any(map(only, names))}
-    if not chosen:
-        raise SkeletonMismatch(
-            source,
-            f"only= chooses none of its {len(records)} tensors",
-            "helpers.inspect(source) lists their names.",
-        )
     omitted = {name for first, names in groups.items() if first not in chosen for name in names}
     structure = {key: _without(held, omitted) for key, held in record.structure.items()}
-    return Chosen([pair for pair in records if pair[0].name in chosen], structure | {"omitted": omitted})
+    records = [(entry, start) for entry, start in record.records if entry.name in chosen]
+    return Part(records, structure | {"omitted": omitted}, False)
 
 
 def _names(record):

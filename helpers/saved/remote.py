@@ -1,89 +1,200 @@
-"""Load a model from a store: its small files into a temporary directory, its weights into memory."""
+"""Saved models and bare files in a store, read into memory or kept as a copy on this machine."""
 
+import contextlib
+import hashlib
+import shutil
 import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from urllib.parse import urlsplit
 
-from helpers.errors import EncryptionError, ModelError, NotAModel, StorageError
+from helpers.errors import CorruptFile, NotAModel, storage
 from helpers.format import manifest
-from helpers.saved import copies, loading
-from helpers.saved import directory as storage
-from helpers.storage import fetch
-from helpers.storage.http import Changed, Missing, open_store
+from helpers.options import Options
+from helpers.saved.local import Directory, index_of
+from helpers.saved.opened import Opened, check_weights, open_files
+from helpers.storage import atomic, cache, fetch
+from helpers.storage.http import Changed, Missing, Store
 from helpers.timeline import phase
 
-
-def is_bare(source):
-    """Whether an address is that of one ``.tensors`` file."""
-    return urlsplit(source).path.endswith(".tensors")
+_AGAIN = "Upload the model again."
 
 
-def load(source, options):
-    """Load a model from a store, without a copy on the disk.
+class Remote:
+    """A model in a store: its small files come into a temporary directory, its weights into memory."""
 
-    An encrypted model passes through the temporary directory, still encrypted: tensorizer decrypts
-    files.
+    def __init__(self, store: Store, options: Options, manifests_only: bool = False):
+        self.store, self.label = store, store.label
+        self.options, self.manifests_only = options, manifests_only
+
+    def manifest(self) -> bytes:
+        """The bytes of the manifest.
+
+        Raises
+        ------
+        NotAModel
+            There is none.
+        StorageError
+            The store refuses.
+        """
+        try:
+            return fetch.small(self.store, manifest.NAME, manifest.LIMIT)
+        except Missing:
+            raise NotAModel(
+                self.label,
+                f"holds no saved model (no {manifest.NAME})",
+                "Check the address, or save a model there first.",
+            ) from None
+
+    def is_still(self, text: bytes) -> bool:
+        """Always: each part that is read is compared with a hash or with the version of its object."""
+        return True
+
+    @contextlib.contextmanager
+    def opened(self, text: bytes) -> Iterator[Opened]:
+        """The model with this manifest.
+
+        An encrypted one comes whole into the temporary directory, still encrypted, if there is a
+        key to use: tensorizer decrypts files.
+        """
+        with tempfile.TemporaryDirectory(prefix="model-") as scratch:
+            place = Path(scratch)
+            with phase("fetch the small files"), storage(tempfile.gettempdir(), "writing the small files"):
+                opened = bring_small_files(self.store, text, place, self.manifests_only)
+            if opened.record.encryption and self.options.encryption is not None:
+                with phase("fetch the weights"), storage(tempfile.gettempdir(), "writing the weights"):
+                    opened = bring_weights(opened, self.options)
+            yield opened
+
+
+class Cached(Remote):
+    """A model in a store of which a copy is kept in a directory, and mapped."""
+
+    def __init__(self, store: Store, directory: str | Path, options: Options):
+        super().__init__(store, options)
+        self.copy = Directory(cache.directory_for(store.label, directory), options)
+
+    def is_still(self, text: bytes) -> bool:
+        """Whether the copy is still the one with this manifest."""
+        return self.copy.is_still(text)
+
+    @contextlib.contextmanager
+    def opened(self, text: bytes) -> Iterator[Opened]:
+        """The copy; it is fetched if there is none, if it is outdated, or if it turns out damaged."""
+        place = self.copy.path
+        with cache.alone(place):  # of several that start together one fetches, the others wait
+            is_there = self._is_copied(text)
+            if not is_there:
+                with atomic.directory(place, overwrite=True, strangers=lambda _: ()) as folder:
+                    opened = bring_small_files(self.store, text, folder)
+                    check_weights(bring_weights(opened, self.options), self._without_key())
+        try:
+            with self.copy.opened(text) as opened:
+                yield opened
+        except CorruptFile:
+            if not is_there:
+                raise
+            shutil.rmtree(place, ignore_errors=True)
+            raise Changed from None  # so that it is opened again, and fetched
+
+    def _is_copied(self, text: bytes) -> bool:
+        try:
+            return (self.copy.path / manifest.NAME).read_bytes() == text
+        except OSError:
+            return False
+
+    def _without_key(self) -> Options:
+        return self.options._replace(encryption=None, mapped=True)
+
+
+class RemoteFile:
+    """A ``.tensors`` file without a manifest, in a store."""
+
+    def __init__(self, store: Store, options: Options):
+        self.store, self.label, self.options = store, store.label, options
+
+    def manifest(self) -> bytes:
+        """What tells this file from another one under its name.
+
+        Raises
+        ------
+        NotAModel
+            There is no such file.
+        StorageError
+            The store refuses.
+        """
+        try:
+            found = fetch.probe(self.store, "")
+        except Missing:
+            raise NotAModel(self.label, "does not exist", "Check the address.") from None
+        return f"{found.length} {found.version}".encode()
+
+    def is_still(self, text: bytes) -> bool:
+        """Always: the store names versions, or every hash was compared."""
+        return True
+
+    @contextlib.contextmanager
+    def opened(self, text: bytes) -> Iterator[Opened]:
+        """The file in memory, as a model without structure."""
+        options = self.options
+        with phase("fetch the weights"):
+            raw, is_one_version = fetch.into_memory(
+                self.store, "", readers=options.readers, progress=options.progress
+            )
+        opened = Opened(index_of(raw, self.label), self.label, Path(), None, None, raw, {})
+        if not is_one_version:
+            check_weights(opened, options)
+        yield opened
+
+
+def bring_small_files(store: Store, text: bytes, folder: Path, manifests_only: bool = False) -> Opened:
+    """Write a model's manifest and all its files but weights into a directory, hashes checked.
 
     Parameters
     ----------
-    source : str
-    options : helpers.saved.loading.Options
+    store : helpers.storage.http.Store
+    text : bytes
+        Of the manifest.
+    folder : pathlib.Path
+        Empty.
+    manifests_only : bool
+        Of the other files bring the manifests of the models inside alone.
 
     Returns
     -------
-    object
+    helpers.saved.opened.Opened
+        With its weights in the store.
 
     Raises
     ------
-    ModelError
-        As `helpers.deserialise`.
+    Missing, Changed, ModelError
     """
-    store = open_store(source)
-    if options.mapped:
-        raise StorageError(
-            store.label, "is not a file that can be mapped", "Pass cache=, a directory for a copy."
+    record = manifest.parse(text, store.name(manifest.NAME))
+    inside, home = store.under(record.folder), folder / record.folder
+    home.mkdir(parents=True, exist_ok=True)
+    (folder / manifest.NAME).write_bytes(text)
+
+    def bring(name: str) -> None:
+        content = fetch.small(inside, name)
+        if hashlib.sha256(content).hexdigest() != record.files[name]:
+            raise CorruptFile(inside.name(name), "is not what was saved", _AGAIN)
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        (home / name).write_bytes(content)
+
+    names = [name for name in record.files if name not in record.weights]
+    if manifests_only:
+        names = [name for name in names if Path(name).name == manifest.NAME]
+    with ThreadPoolExecutor(fetch.READERS) as pool:
+        list(pool.map(bring, names))
+    return open_files(record, folder, store.label, store=store, manifests_only=manifests_only)
+
+
+def bring_weights(opened: Opened, options: Options) -> Opened:
+    """Fetch the weights of a model to where its small files are; errors as `bring_small_files`."""
+    for _, part in opened.walk():
+        path, length = part.home / manifest.TENSORS, part.record.length
+        assert part.store is not None
+        fetch.into_file(
+            part.store, manifest.TENSORS, path, length, readers=options.readers, progress=options.progress
         )
-    if is_bare(source):
-        return _bare(store, options)
-
-    def attempt(text):
-        with tempfile.TemporaryDirectory(prefix="model-") as scratch:
-            try:
-                return _load(store, text, Path(scratch), options)
-            except ModelError as error:  # the temporary path tells the reader nothing
-                error.args = (str(error).replace(scratch, store.label),)
-                error.path = error.path.replace(scratch, store.label)
-                error.problem = error.problem.replace(scratch, store.label)
-                raise
-
-    return copies.consistently(store, attempt)
-
-
-def _load(store, text, folder, options):
-    if manifest.parse(text, store.name(manifest.NAME)).encryption and options.encryption is not None:
-        with phase("fetch the weights"):
-            copies.fill(store, text, folder, options.readers, options.progress)
-        return loading.from_directory(loading.Place(folder, store.label, None), options)
-    with phase("fetch the small files"):
-        copies.small_files(store, text, folder)
-    return loading.from_directory(loading.Place(folder, store.label, store), options)
-
-
-def _bare(store, options):
-    if options.encryption is not None:
-        raise EncryptionError(store.label, "is a bare file", "Only saved models are decrypted.")
-    with phase("fetch the weights"):
-        try:
-            found = fetch.probe(store, "")
-            if found.length is None:
-                raise StorageError(store.label, "the server does not say how long it is", "Check the server.")
-            raw, sure = copies.in_memory(
-                store, "", found.length, readers=options.readers, progress=options.progress
-            )
-        except Missing:
-            raise NotAModel(store.label, "does not exist", "Check the address.") from None
-        except Changed:
-            raise StorageError(store.label, "was replaced while it was read", "Load it again.") from None
-    records = storage.bare_index(store.label, raw)
-    options = options._replace(verify=options.verify or not sure)
-    return loading.from_bare_file(store.label, raw, records, options)
+    return opened.here()

@@ -1,13 +1,14 @@
-"""Models that live elsewhere: ``s3://bucket/prefix`` and ``http(s)://host/prefix``.
+"""Where files are: a directory, ``s3://bucket/prefix``, ``http(s)://host/prefix``. Knows no model.
 
-`store` makes one request and says in words what went wrong, `fetch` reads whole objects in
-parallel, `s3` signs and uploads, `copies` brings a model's files onto this machine.
+Here, on this machine: `atomic` writes all or nothing, `page_cache` reads ahead, `mounts` knows network
+storage, `memory` what is free, `cache` where copies go. Elsewhere: `address` opens a store, `http` makes
+one request and says in words what went wrong, `fetch` reads whole objects in parallel, `s3` publishes.
 """
 
 SCHEMES = ("s3://", "http://", "https://")
 
 
-def is_remote(source):
+def is_remote(source: object) -> bool:
     """Whether a source is the address of a store and not a path.
 
     Examples

@@ -9,24 +9,23 @@ import ctypes
 import fcntl
 import glob
 import os
+import secrets
 import shutil
-import sys
-import tempfile
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from helpers.errors import StorageError, storage
 
 _PARTIAL = ".partial-"
-_PREVIOUS = ".previous"
 
 
 @contextlib.contextmanager
-def directory(destination, *, overwrite, strangers):
+def directory(destination: str | os.PathLike, *, overwrite: bool, strangers: Callable) -> Iterator[Path]:
     """Fill a new directory, which becomes ``destination`` when the block ends without an error.
 
     Parameters
     ----------
-    destination : path-like
+    destination : str or path-like
         Symbolic links are followed.
     overwrite : bool
         Whether an existing directory may be replaced.
@@ -43,22 +42,37 @@ def directory(destination, *, overwrite, strangers):
     ------
     StorageError
         The destination exists (without overwrite, or with foreign files), or the storage refuses.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> place = Path(tempfile.mkdtemp()) / "new"
+    >>> with directory(place, overwrite=False, strangers=lambda folder: ()) as folder:
+    ...     _ = (folder / "notes.txt").write_text("whole")
+    >>> (place / "notes.txt").read_text()
+    'whole'
     """
     final = Path(os.path.realpath(destination))
-    _check_destination(final, overwrite, strangers)
-    with storage(final, "writing the model"), _partial(final) as partial:
-        yield partial
-        for folder, _, names in os.walk(partial):
-            for name in [*names, "."]:
-                _sync(os.path.join(folder, name))
-        _replace_directory(partial, final, overwrite)
-        _sync(final.parent)
-        shutil.rmtree(previous_of(final), ignore_errors=True)
+    with storage(final, "writing the model"):
+        _check_destination(final, overwrite, strangers)
+        with _partial(final) as partial:
+            yield partial
+            for folder, _, names in os.walk(partial):
+                for name in [*names, "."]:
+                    _sync(os.path.join(folder, name))
+            _replace_directory(partial, final, overwrite)
+            _sync(final.parent)
+            shutil.rmtree(previous_of(final), ignore_errors=True)
 
 
 @contextlib.contextmanager
-def file(destination):
+def file(destination: str | os.PathLike) -> Iterator[Path]:
     """Write a new file, which takes the place of ``destination`` when the block ends without an error.
+
+    Parameters
+    ----------
+    destination : str or path-like
+        Symbolic links are followed.
 
     Yields
     ------
@@ -69,6 +83,15 @@ def file(destination):
     ------
     StorageError
         The storage refuses.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> place = Path(tempfile.mkdtemp()) / "notes.txt"
+    >>> with file(place) as partial:
+    ...     _ = partial.write_text("whole")
+    >>> place.read_text()
+    'whole'
     """
     final = Path(os.path.realpath(destination))
     with storage(final, "writing the model"), _partial(final) as partial:
@@ -78,81 +101,82 @@ def file(destination):
         _sync(final.parent)
 
 
+def previous_of(final: str | os.PathLike) -> Path:
+    """Where the old model stands for an instant, on filesystems that cannot exchange two names."""
+    return Path(final).with_name(f".{Path(final).name}.previous")
+
+
+def exists(place: str | os.PathLike) -> StorageError:
+    """What to raise where a model stands that may not be replaced."""
+    remedy = "Pass overwrite=True to replace it, or choose another destination."
+    return StorageError(place, "exists already", remedy)
+
+
+def refuse(place: str | os.PathLike, strangers: Collection[str]) -> None:
+    """Refuse to save where files are that no save has written.
+
+    Raises
+    ------
+    StorageError
+        Names the first ten of them.
+    """
+    if strangers:
+        said = f"holds what no save has written: {', '.join(sorted(strangers)[:10])}"
+        remedy = "Move it away or choose another destination; overwrite=True replaces saved models only."
+        raise StorageError(place, said, remedy)
+
+
+def _check_destination(final, overwrite, strangers):
+    if not final.is_dir():
+        if os.path.lexists(final):
+            raise StorageError(final, "exists and is a file", "Choose another destination.")
+    elif any(final.iterdir()):
+        if not overwrite:
+            raise exists(final)
+        refuse(final, strangers(final))
+
+
 @contextlib.contextmanager
 def _partial(final):
     """A hidden sibling of ``final``, locked for as long as it is being filled, removed in the end."""
     final.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(final.parent):  # so that nobody sweeps it between its creation and its lock
-        _sweep(final)
-        partial = Path(tempfile.mkdtemp(prefix=f".{final.name}{_PARTIAL}", dir=final.parent))
-        held = _locked(partial)
-        held.__enter__()
-    try:
-        os.chmod(partial, 0o777 & ~_umask())
+    partial = final.with_name(f".{final.name}{_PARTIAL}{secrets.token_hex(4)}")
+    with contextlib.ExitStack() as held:
+        with _opened(final.parent) as above:
+            _lock(above)  # so that nobody sweeps it between its creation and its lock
+            _sweep(final)
+            partial.mkdir()
+            _lock(held.enter_context(_opened(partial)))
+            held.callback(shutil.rmtree, partial, ignore_errors=True)
         yield partial
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        held.__exit__(None, None, None)
-
-
-@contextlib.contextmanager
-def _locked(folder, wait=True):
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except OSError:  # held by another, or a network filesystem that cannot lock
-            yield False
-        else:
-            yield True
-    finally:
-        os.close(fd)
-
-
-def _check_destination(final, overwrite, strangers):
-    if not os.path.lexists(final):
-        return
-    if not final.is_dir():
-        raise StorageError(final, "exists and is a file", "Choose another destination.")
-    with storage(final, "looking at the destination"):
-        if not any(final.iterdir()):
-            return
-    if not overwrite:
-        raise _exists(final)
-    if foreign := strangers(final):
-        raise StorageError(
-            final,
-            f"holds what no save has written: {', '.join(sorted(foreign)[:10])}",
-            "Move these away or choose another destination; overwrite=True replaces saved models only.",
-        )
-
-
-def _exists(final):
-    return StorageError(
-        final, "exists already", "Pass overwrite=True to replace it, or choose another destination."
-    )
-
-
-def _umask():
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def _sync(path):
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _sweep(final):
     """Remove what killed writers left: partial directories that nobody holds locked."""
     for stale in final.parent.glob(f".{glob.escape(final.name)}{_PARTIAL}*"):
-        with contextlib.suppress(FileNotFoundError), _locked(stale, wait=False) as abandoned:
-            if abandoned:
-                shutil.rmtree(stale, ignore_errors=True)
+        with contextlib.suppress(OSError), _opened(stale) as folder:  # gone, or held by who fills it
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(stale, ignore_errors=True)
+
+
+def _lock(folder):
+    with contextlib.suppress(OSError):  # a network filesystem that cannot lock
+        fcntl.flock(folder, fcntl.LOCK_EX)
+
+
+def _sync(path):
+    with _opened(path) as opened:
+        os.fsync(opened)
+
+
+@contextlib.contextmanager
+def _opened(path):
+    """A file descriptor, of a directory too; to close it gives up its lock."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _replace_directory(partial, final, overwrite):
@@ -163,7 +187,7 @@ def _replace_directory(partial, final, overwrite):
         if not final.is_dir():
             raise
     if not overwrite:
-        raise _exists(final)  # somebody else was faster
+        raise exists(final)  # somebody else was faster
     if _exchange(partial, final):
         return  # the old model now bears the partial name and is removed with it
     shutil.rmtree(previous_of(final), ignore_errors=True)
@@ -171,19 +195,8 @@ def _replace_directory(partial, final, overwrite):
     os.rename(partial, final)
 
 
-def previous_of(final):
-    """Where the old model stands for an instant, on filesystems that cannot exchange two names."""
-    final = Path(final)
-    return final.with_name(f".{final.name}{_PREVIOUS}")
-
-
 def _exchange(one, other):
-    """Swap two names in one step; False where the system or the filesystem cannot."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    one, other = os.fsencode(one), os.fsencode(other)
-    if sys.platform == "linux" and hasattr(libc, "renameat2"):
-        at_cwd, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE: renameat2(2)
-        return libc.renameat2(at_cwd, one, at_cwd, other, exchange) == 0
-    if sys.platform == "darwin" and hasattr(libc, "renamex_np"):
-        return libc.renamex_np(one, other, 2) == 0  # RENAME_SWAP
-    return False
+    """Swap two names in one step, by renameat2(2); whether system and filesystem can."""
+    swap = getattr(ctypes.CDLL(None), "renameat2", None)
+    at_cwd, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return bool(swap) and swap(at_cwd, os.fsencode(one), at_cwd, os.fsencode(other), exchange) == 0

@@ -5,13 +5,16 @@ one code path for all faults, and no library that logs addresses, which may hold
 """
 
 import base64
+import contextlib
+import functools
 import http.client
 import os
 import re
 import ssl
 import urllib.error
 import urllib.request
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from helpers.errors import StorageError
@@ -45,50 +48,26 @@ class Store:
         Sent with every request; may hold secrets.
     """
 
-    def __init__(self, label, address, headers=()):
-        self.label, self.address, self.headers = label, address, dict(headers)
+    def __init__(self, label: str, address: Callable[[str], str], headers: Mapping[str, str]) -> None:
+        self.label, self.address, self.headers = label, address, headers
 
-    def __repr__(self):
-        return f"Store({self.label!r})"
-
-    def name(self, key):
+    def name(self, key: str) -> str:
         """What an object is called in messages."""
         return f"{self.label}/{key}" if key else self.label
 
-    def under(self, folder):
-        """The objects in a folder of this store."""
+    def under(self, folder: str) -> "Store":
+        """The objects in a folder of this store; "" for the store itself."""
         if not folder:
             return self
         return Store(self.name(folder), lambda key: self.address(f"{folder}/{key}"), self.headers)
 
 
-def open_store(source):
-    """The store of an address.
-
-    Parameters
-    ----------
-    source : str
-        ``s3://bucket/prefix``, or ``http(s)://host/prefix``: user and password go into a header, a
-        query (a signature) is kept for every object.
-
-    Returns
-    -------
-    Store
-
-    Raises
-    ------
-    StorageError
-        The address is malformed, or there are no credentials for S3.
-    """
+def store(source: str) -> Store:
+    """The objects below ``http(s)://host/prefix``; arguments and errors as for `address.open_store`."""
     parts = urlsplit(source)
-    if parts.scheme.lower() == "s3":
-        from helpers.storage import s3
-
-        return s3.store(source)
     if not parts.hostname:
         raise StorageError(f"{parts.scheme}://", "names no host", "Write http(s)://host/prefix.")
-    host = parts.netloc.rpartition("@")[2]
-    path, headers = parts.path.rstrip("/"), {}
+    host, path, headers = parts.netloc.rpartition("@")[2], parts.path.rstrip("/"), {}
     if parts.username is not None:
         pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
         headers["Authorization"] = "Basic " + base64.b64encode(pair.encode()).decode()
@@ -100,20 +79,21 @@ def open_store(source):
 
 
 class Body(NamedTuple):
-    """An answer: the open stream, where in the object it begins, the object's length and its version.
+    """An answer: the open stream, the length of the whole object and its version.
 
     ``length`` and ``version`` are None where the server does not say. ``partial`` tells whether
-    the server can send a part of an object.
+    it is a part that was asked for: the server can send parts.
     """
 
-    stream: http.client.HTTPResponse
-    start: int
+    stream: Any  # http.client.HTTPResponse, whose file (`fp`) no annotation names
     length: int | None
     version: str | None
     partial: bool
 
 
-def get(store, key, start=None, stop=None, version=None):
+def get(
+    store: Store, key: str, start: int | None = None, stop: int | None = None, version: str | None = None
+) -> Body:
     """Ask for an object, or for its bytes from ``start`` to ``stop``.
 
     Parameters
@@ -134,14 +114,14 @@ def get(store, key, start=None, stop=None, version=None):
     Raises
     ------
     Interrupted, Missing, Changed
-        For the caller to act on.
+        For the caller to act on; Changed also where the object has no byte at ``start``.
     StorageError
         The server refuses for good.
     """
     request = urllib.request.Request(store.address(key))
     for name, value in store.headers.items():
         request.add_unredirected_header(name, value)  # not to another host
-    if start is not None:
+    if start is not None and stop is not None:
         request.add_header("Range", f"bytes={start}-{stop - 1}")
     if version and version.startswith('"'):  # a strong ETag; a weak one is only compared
         request.add_header("If-Match", version)
@@ -149,18 +129,30 @@ def get(store, key, start=None, stop=None, version=None):
         stream = _opener().open(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         with error:
-            raise _refusal(store, key, error) from None
+            raise _refusal(store.name(key), error) from None
     except (OSError, http.client.HTTPException) as error:
-        raise _failure(store, key, error) from None
+        raise _failure(store.name(key), error) from None
     try:
-        return _checked(store, key, stream, start, version)
+        return _checked(store.name(key), stream, start, version)
     except BaseException:
         stream.close()
         raise
 
 
-def receive(stream, view):
-    """Receive what is there into a buffer, as soon as something is; how much. 0 at the end.
+def receive(stream: Any, view: memoryview) -> int:
+    """Receive what is there into a buffer, as soon as something is.
+
+    Parameters
+    ----------
+    stream : http.client.HTTPResponse
+        Of a `Body`.
+    view : memoryview
+        Writable.
+
+    Returns
+    -------
+    int
+        How many bytes came; 0 at the end.
 
     Raises
     ------
@@ -180,41 +172,36 @@ def receive(stream, view):
         raise Interrupted(_words(error)) from None
 
 
-_made: list = []
-
-
+@functools.cache
 def _opener():
-    if not _made:
-        context = ssl.create_default_context(cafile=os.environ.get("AWS_CA_BUNDLE"))
-        _made.append(urllib.request.build_opener(urllib.request.HTTPSHandler(context=context)))
-    return _made[0]
+    context = ssl.create_default_context(cafile=os.environ.get("AWS_CA_BUNDLE"))
+    return urllib.request.build_opener(urllib.request.HTTPSHandler(context=context))
 
 
-def _checked(store, key, stream, start, version):
+def _checked(name, stream, start, version):
+    """The answer as a `Body`, if it is what was asked for."""
     headers = stream.headers
     if headers.get("Content-Encoding", "identity") != "identity":
-        raise StorageError(store.name(key), "is sent compressed", "Turn compression off in the server.")
+        raise StorageError(name, "is sent compressed", "Turn compression off in the server.")
     found = headers.get("ETag") or headers.get("Last-Modified")
     if version is not None and found != version:
         raise Changed
-    length = headers.get("Content-Length")
-    length = int(length) if length else None
-    if start is None or stream.status == 200:
-        return Body(stream, 0, length, found, start is None)
+    if stream.status == 200:
+        length = headers.get("Content-Length")
+        return Body(stream, int(length) if length else None, found, False)
     where = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", headers.get("Content-Range", ""))
     if not where or int(where[1]) != start:
-        raise StorageError(store.name(key), "answers another range than asked for", "Check the server.")
-    return Body(stream, start, int(where[3]), found, True)
+        raise StorageError(name, "answers another range than asked for", "Check the server.")
+    return Body(stream, int(where[3]), found, True)
 
 
-def _refusal(store, key, error):
-    name, code = store.name(key), error.code
-    try:
+def _refusal(name, error):
+    """What to raise for an answer that is an error."""
+    said = None
+    with contextlib.suppress(OSError, http.client.HTTPException):
         said = re.search(rb"<Code>(\w+)</Code>", error.read(4096))  # S3's own word for it
-    except (OSError, http.client.HTTPException):
-        said = None
+    code, region = error.code, error.headers.get("x-amz-bucket-region")
     what = f"the server answers {code} {said[1].decode() if said else error.reason}"
-    region = error.headers.get("x-amz-bucket-region")
     if region and code in (301, 307, 400):
         return StorageError(name, f"the bucket is in {region}", f"Set AWS_REGION={region}.")
     if code in (404, 410):
@@ -223,22 +210,19 @@ def _refusal(store, key, error):
         return Changed()
     if code in _AGAIN:
         return Interrupted(what)
+    remedy = "Check the address and the server."
     if code in (401, 403):
-        return StorageError(
-            name, what, "Check credentials and rights; some stores answer so where there is nothing."
-        )
-    return StorageError(name, what, "Check the address and the server.")
+        remedy = "Check credentials and rights; some stores answer so where there is nothing."
+    return StorageError(name, what, remedy)
 
 
-def _failure(store, key, error):
+def _failure(name, error):
+    """What to raise where no answer came."""
     reason = getattr(error, "reason", error)
-    if isinstance(reason, ssl.SSLCertVerificationError):
-        return StorageError(
-            store.name(key),
-            f"its certificate is not trusted ({reason.verify_message})",
-            "Set SSL_CERT_FILE (for S3 also AWS_CA_BUNDLE) to your authority's certificates.",
-        )
-    return Interrupted(_words(reason))
+    if not isinstance(reason, ssl.SSLCertVerificationError):
+        return Interrupted(_words(reason))
+    remedy = "Set SSL_CERT_FILE (for S3 also AWS_CA_BUNDLE) to your authority's certificates."
+    return StorageError(name, f"its certificate is not trusted ({reason.verify_message})", remedy)
 
 
 def _words(error):

@@ -1,0 +1,11 @@
+"""How the bytes of tensors come into memory, and how they are written.
+
+Three kinds of object stand for the weights of an opened model, and whoever loads one need not know
+which it has: `helpers.weights.mapped.Mapped`, `helpers.weights.private.Private` (and
+`helpers.weights.encrypted.Encrypted`), `helpers.weights.streamed.Streamed`. Each has
+
+- ``begin(part)``: open the file and check what costs no weights read; start to stream;
+- ``tensors(device)``: kind and tensor by name;
+- ``close()``: what is not needed any more ends;
+- ``check(encryption, progress)``: compare everything with its hashes.
+"""

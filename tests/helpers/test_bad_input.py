@@ -106,8 +106,9 @@ def test_missing_weights(saved):
     fails(CorruptFile, saved, "model.tensors: is missing")
 
 
-def test_a_bare_file_needs_a_skeleton(saved):
-    fails(SkeletonMismatch, saved / "model.tensors", "Pass skeleton=", skeleton=None)
+def test_a_bare_file_needs_a_skeleton(saved, tmp_path):
+    shutil.copy(saved / "model.tensors", tmp_path / "bare.tensors")
+    fails(SkeletonMismatch, tmp_path / "bare.tensors", "Pass skeleton=", skeleton=None)
 
 
 @pytest.mark.parametrize("mapped", [True, False])

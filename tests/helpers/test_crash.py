@@ -146,7 +146,7 @@ def test_an_interrupt_removes_the_temporary_files(tmp_path, monkeypatch):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("helpers.weights.tensors.layout.header", interrupt)
+    monkeypatch.setattr("helpers.weights.write.layout.header", interrupt)
     with pytest.raises(KeyboardInterrupt):
         serialise(build(), tmp_path / "m")
     assert list(tmp_path.iterdir()) == []

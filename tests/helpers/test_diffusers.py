@@ -104,9 +104,9 @@ def test_a_pipeline_saved_over_another_replaces_it_whole(tmp_path):
 
 
 def test_a_pipeline_whose_write_fails_half_way_leaves_nothing(tmp_path, monkeypatch):
-    from helpers.weights import tensors
+    from helpers.weights import write as writing
 
-    write, calls = tensors.write, []
+    write, calls = writing.write, []
 
     def fail_at_third(*arguments, **options):
         calls.append(1)
@@ -114,7 +114,7 @@ def test_a_pipeline_whose_write_fails_half_way_leaves_nothing(tmp_path, monkeypa
             raise OSError(28, "No space left on device")
         return write(*arguments, **options)
 
-    monkeypatch.setattr(tensors, "write", fail_at_third)
+    monkeypatch.setattr(writing, "write", fail_at_third)
     from helpers.errors import StorageError
 
     with pytest.raises(StorageError, match="no space left"):

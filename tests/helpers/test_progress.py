@@ -6,7 +6,7 @@ import pytest
 from torch import nn
 
 from helpers import deserialise, serialise
-from helpers.weights import tensors
+from helpers.weights import write as writing
 
 
 def build():
@@ -22,13 +22,13 @@ def test_quick_work_prints_nothing(tmp_path, capfd):
 
 @pytest.mark.parametrize("progress", [True, False])
 def test_slow_work_shows_a_bar_unless_told_not_to(tmp_path, capfd, monkeypatch, progress):
-    write = tensors._write_record
+    write = writing._write_record
 
     def slowly(*arguments):
         time.sleep(0.5)
         return write(*arguments)
 
-    monkeypatch.setattr(tensors, "_write_record", slowly)
+    monkeypatch.setattr(writing, "_write_record", slowly)
     serialise(build(), tmp_path / "m", progress=progress)
     out, err = capfd.readouterr()
     assert out == ""

@@ -12,7 +12,8 @@ from helpers import deserialise, deserialise_saved_model, serialise, serialise_m
 from helpers.errors import SkeletonMismatch, UnsupportedModel
 from helpers.format import layout
 from helpers.format.layout import DTYPES
-from helpers.weights import tensors
+from helpers.weights import mapped as mapping
+from helpers.weights import tensors, write
 
 
 def model():
@@ -78,14 +79,14 @@ def test_attributes_are_out_of_the_sight_of_stock_tensorizer(tmp_path):
 def test_every_type_agrees_with_stock_tensorizer(tmp_path, dtype):
     raw = torch.randint(0, 2 if dtype == "bool" else 256, (6 * DTYPES[dtype][1],), dtype=torch.uint8)
     tensor = raw.view(getattr(torch, dtype)).reshape(2, 3)
-    tensors.write(tmp_path / "ours", {"x": ("buffer", tensor)})
+    write.write(tmp_path / "ours", {"x": ("buffer", tensor)})
     with TensorDeserializer(str(tmp_path / "ours"), device="cpu", verify_hash=True) as file:
         read = file[".x"].detach()
     assert read.dtype == tensor.dtype and torch.equal(bits(read), bits(tensor))
     serialiser = TensorSerializer(str(tmp_path / "stock"))
     serialiser.write_state_dict({"x": tensor})
     serialiser.close()
-    raw_map = tensors.open_map(tmp_path / "stock")
+    raw_map = mapping.open_map(tmp_path / "stock", "stock")
     ((entry, _),) = layout.read_index(raw_map)
     assert_same_tensor("x", tensors.view(raw_map, entry), tensor)
 

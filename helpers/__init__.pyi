@@ -1,0 +1,17 @@
+from helpers.deserialise import deserialise as deserialise
+from helpers.deserialise import deserialise_saved_model as deserialise_saved_model
+from helpers.errors import CorruptFile as CorruptFile
+from helpers.errors import EncryptionError as EncryptionError
+from helpers.errors import ModelError as ModelError
+from helpers.errors import NotAModel as NotAModel
+from helpers.errors import SkeletonMismatch as SkeletonMismatch
+from helpers.errors import StorageError as StorageError
+from helpers.errors import UnsupportedModel as UnsupportedModel
+from helpers.inspect import inspect as inspect
+from helpers.prefetch import prefetch as prefetch
+from helpers.serialise import Saved as Saved
+from helpers.serialise import serialise as serialise
+from helpers.serialise import serialise_model as serialise_model
+from helpers.timeline import Timeline as Timeline
+from helpers.timeline import phase as phase
+from helpers.verify import verify as verify

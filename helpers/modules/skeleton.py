@@ -1,0 +1,147 @@
+"""The empty model of an architecture: built, filled with loaded tensors, rehearsed before a save."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from helpers.errors import SkeletonMismatch, UnsupportedModel
+from helpers.modules.restore import on_meta, restore, structure_of
+from helpers.options import Options
+from helpers.timeline import phase
+
+
+class Skeleton:
+    """An empty model, built on the meta device, where nothing is allocated or initialised.
+
+    Some constructors cannot run there (they read a value), and some keep tensors that are neither
+    stored nor registered; these are built for real, which costs their initialisation.
+
+    Attributes
+    ----------
+    model : torch.nn.Module
+        The empty model.
+    is_real : bool
+        It could not be built on the meta device.
+
+    Raises
+    ------
+    SkeletonMismatch
+        What was built is no module.
+    """
+
+    def __init__(self, build: Callable[[], torch.nn.Module], label: str):
+        self.build, self.label = build, label
+        with phase("build the empty model"):
+            model = _on_meta(build)
+        self.is_real = model is None
+        self.model = self.for_real() if model is None else self._checked(model)
+
+    def for_real(self) -> torch.nn.Module:
+        """Build the model with memory and initialisation; the random state is left alone."""
+        with phase("build the model for real"), torch.random.fork_rng(devices=[]):
+            return self._checked(self.build())
+
+    def _checked(self, model: Any) -> torch.nn.Module:
+        if isinstance(model, torch.nn.Module):
+            return model
+        raise SkeletonMismatch(
+            self.label, f"skeleton() gave a {type(model).__name__}", "Let it return a torch.nn.Module."
+        )
+
+
+def fill(skeleton: Skeleton, weights: Any, options: Options) -> torch.nn.Module:
+    """Put the stored tensors into an empty model.
+
+    Parameters
+    ----------
+    skeleton : Skeleton
+    weights : Mapped, Private or Streamed
+        Begun; see `helpers.weights`.
+    options : helpers.options.Options
+
+    Returns
+    -------
+    torch.nn.Module
+
+    Raises
+    ------
+    SkeletonMismatch
+        The empty model does not fit, or a part of it stays without data.
+    """
+    tensors = weights.tensors(options.device)
+    structure, model = weights.part.structure, skeleton.model
+    with phase("put the weights in"):
+        _put_in(model, tensors, structure, skeleton.label, options)
+        empty = set(on_meta(model)) - structure.get("omitted", set())
+    if empty and not skeleton.is_real:
+        model = skeleton.for_real()
+        _put_in(model, tensors, structure, skeleton.label, options)
+        empty = set(on_meta(model)) - structure.get("omitted", set())
+    if empty:
+        raise SkeletonMismatch(
+            skeleton.label,
+            f"these have no data after loading: {', '.join(sorted(empty))}",
+            "Build the skeleton without torch.device('meta') of its own.",
+        )
+    # what was built, not loaded (constants), follows to where the weights are
+    return model._apply(lambda t: t if t.is_meta else t.to(options.device))
+
+
+def _put_in(model, tensors, structure, label, options):
+    tensors = dict(tensors)
+    structure = structure or structure_of(model, tensors, label)  # a bare file has none: the skeleton's own
+    stay = set(structure["transient"])
+    if options.dtype is not None:
+        for name, (kind, tensor) in tensors.items():
+            if kind != "attribute" and name not in stay and tensor.is_floating_point():
+                tensors[name] = kind, tensor.to(options.dtype)
+    restore(model, tensors, structure, label)
+
+
+def rehearse(build: Callable[[], torch.nn.Module], tensors: dict, structure: dict, name: str) -> None:
+    """Make sure, while saving, that the empty model can be built again and fits.
+
+    Parameters
+    ----------
+    build : callable
+        Builds the empty model.
+    tensors : dict of str to (str, torch.Tensor)
+        Kind and tensor by name.
+    structure : dict
+        Both from `helpers.modules.structure.capture`.
+    name : str
+        Named in errors.
+
+    Raises
+    ------
+    UnsupportedModel
+        The model is not what its configuration builds.
+    """
+    meta = {key: (kind, tensor.to("meta")) for key, (kind, tensor) in tensors.items()}
+    try:
+        restore(Skeleton(build, name).model, meta, structure, name)
+    except SkeletonMismatch as error:
+        raise UnsupportedModel(
+            name,
+            f"is not what its configuration builds ({error.problem})",
+            "Merge adapters, or make it a part of a torch.nn.Module of your own and load with skeleton=.",
+        ) from error
+
+
+class _NoInitialisation(TorchFunctionMode):
+    """Skips ``torch.nn.init``: on the meta device there is nothing to fill, and asking costs half the build."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if getattr(function, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if kwargs and "tensor" in kwargs else args[0]
+        return function(*args, **(kwargs or {}))
+
+
+def _on_meta(build):
+    try:
+        with torch.device("meta"), _NoInitialisation():
+            return build()
+    except Exception:  # whatever it is, the build for real repeats it if it was not meta's doing
+        return None

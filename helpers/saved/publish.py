@@ -1,0 +1,65 @@
+"""Where a new model goes: a directory or a store, whole or not at all."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from helpers.errors import ModelError, StorageError
+from helpers.format import manifest
+from helpers.saved.sources import check_scheme
+from helpers.storage import atomic, is_remote
+
+
+@contextlib.contextmanager
+def publication(destination: str | os.PathLike, overwrite: bool) -> Iterator[tuple[Path, str]]:
+    """A directory to fill, which becomes the model at ``destination`` when the block ends without an error.
+
+    Parameters
+    ----------
+    destination : str or path-like
+        A directory to be, or ``s3://bucket/prefix``.
+    overwrite : bool
+        Whether a saved model that is there may be replaced.
+
+    Yields
+    ------
+    folder : pathlib.Path
+        Empty.
+    inside : str
+        What the manifest shall state as its ``folder``.
+
+    Raises
+    ------
+    StorageError
+        The destination holds a model (without overwrite) or foreign files, or it cannot be written to.
+    """
+    check_scheme(destination)
+    if not is_remote(destination):
+        path = Path(destination).expanduser()
+        with atomic.directory(path, overwrite=overwrite, strangers=_strangers) as folder:
+            yield folder, ""
+    elif str(destination).lower().startswith("s3://"):
+        from helpers.storage import s3  # boto3 takes long to import
+
+        with s3.publication(str(destination), overwrite) as (folder, inside):
+            yield folder, inside
+    else:
+        raise StorageError(
+            str(destination).partition("?")[0].rpartition("@")[2],
+            "cannot be written to: models are read over HTTP, not saved",
+            "Save to a directory that the server shows, or to s3://bucket/prefix.",
+        )
+
+
+def _strangers(folder: Path) -> set[str]:
+    """Files in a directory that no save has written, which overwriting would destroy."""
+    present = {path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if not path.is_dir()}
+    if manifest.NAME not in present:
+        return present
+    ours = {manifest.NAME, manifest.TENSORS, "config.json", "generation_config.json"}
+    with contextlib.suppress(ModelError):  # a damaged manifest does not say what else was saved
+        record = manifest.read(folder)
+        ours |= {(PurePosixPath(record.folder) / name).as_posix() for name in record.files}
+    weights = {name for name in present if PurePosixPath(name).name == manifest.TENSORS}
+    return present - ours - weights

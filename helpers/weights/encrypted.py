@@ -1,0 +1,179 @@
+"""Encrypted .tensors files, in tensorizer's format: XSalsa20-Poly1305 by libsodium.
+
+Encrypted is the data of every tensor. Not encrypted are the names, types and shapes, a SHA-256 of
+each tensor's plain data (tensorizer writes it: whoever has the same weights can recognise them),
+and all other files: configuration, tokenizer, the structure of an estimator. Of a passphrase the
+file holds the salt and the cost of Argon2.
+"""
+
+import os
+from typing import Any
+
+import torch
+
+from helpers.errors import CorruptFile, EncryptionError, ModelError, storage
+from helpers.format import layout
+from helpers.format.manifest import TENSORS
+from helpers.format.selection import Part
+from helpers.progress import progress_bar
+from helpers.timeline import phase
+from helpers.weights import hashes, keys
+from helpers.weights.mapped import check_head
+from helpers.weights.private import Private, read
+from helpers.weights.tensors import entries_of, view
+from helpers.weights.write import Written
+
+_FEW = 8  # tensors tried, to tell a wrong key from damage
+
+
+class Encrypted(Private):
+    """An encrypted file of weights, on this machine's storage: never mapped."""
+
+    def begin(self, part: Part) -> None:
+        """Check the file's head."""
+        self.part = part
+        if self.options.mapped:
+            raise EncryptionError(
+                self.label, "is encrypted, so it is never mapped", "Load it without mapped=True."
+            )
+        with phase("open and check"):
+            self.open()
+
+    def open(self, sparse: bool = False) -> None:
+        """Check the file's head; nothing stays open."""
+        assert self.path is not None
+        with storage(self.label, "reading the file"), open(self.path, "rb") as file:
+            head = file.read(layout.MARK_AT + 8)
+            check_head(self.label, head, os.fstat(file.fileno()).st_size, self.record)
+
+    def tensors(self, device: Any) -> dict[str, tuple[str, torch.Tensor]]:
+        """Kind and tensor by name, decrypted, on the device."""
+        key, stored = self.options.encryption, [e for e in self.part.entries if e.nbytes]
+        with phase("read the weights"):
+            loaded = self._decrypted(stored, device, key)
+            return {  # an empty tensor is not in the file, and needs no bytes
+                e.name: (e.kind, loaded[e.name] if e.name in loaded else view(self.raw, e).to(device))
+                for e in self.part.entries
+            }
+
+    def _decrypted(self, entries, device, key):
+        from tensorizer import CryptographyError
+
+        options, decryption = self.options, keys.to_read(key)
+        try:
+            return read(self.path, self.label, entries, device, options.readers, options.progress, decryption)
+        except CryptographyError:
+            raise self._explained(decryption) from None
+
+    def check(self, encryption: bytes | str | None = None, progress: bool = True) -> None:
+        """Compare the whole file with its hash; with the key, name the tensors that it does not open.
+
+        Raises
+        ------
+        CorruptFile
+            It is damaged.
+        EncryptionError
+            The key does not open it.
+        """
+        self.open()
+        intact = hashes.of_file(self.path) == self.record.files[TENSORS]
+        if encryption is not None:
+            decryption = keys.to_read(encryption)
+            if not intact or self._closed(self.record.entries, decryption):
+                raise self._explained(decryption)
+        elif not intact:
+            raise CorruptFile(
+                self.label,
+                "is not what was saved",
+                "Fetch the model again; with encryption= the damaged tensors are named.",
+            )
+
+    def _explained(self, decryption: Any) -> ModelError:
+        """The error for what cannot be decrypted: a wrong key opens none of the smallest tensors."""
+        entries = sorted((e for e in self.record.entries if e.nbytes), key=lambda entry: entry.nbytes)
+        few = self._closed(entries[:_FEW], decryption)
+        if len(few) == len(entries[:_FEW]):
+            return EncryptionError(
+                self.label,
+                "cannot be decrypted",
+                "Pass the key it was saved with; if that is the one, it is damaged.",
+            )
+        return hashes.damaged(self.label, [*few, *self._closed(entries[_FEW:], decryption)], len(entries))
+
+    def _closed(self, entries: list[layout.Entry], decryption: Any) -> list[str]:
+        """Names of the tensors that a key does not open."""
+        from tensorizer import CryptographyError, TensorDeserializer
+
+        names, bad = {entry.name for entry in entries if entry.nbytes}, []
+        if not names:
+            return bad
+        with TensorDeserializer(  # one for all: each derives the key of a passphrase anew
+            str(self.path),
+            device="cpu",
+            lazy_load=True,
+            encryption=decryption,
+            filter_func=lambda stored: str(stored).removeprefix(".") in names,
+        ) as file:
+            for stored in list(file.keys()):
+                try:
+                    file[stored]
+                except CryptographyError:
+                    bad.append(str(stored).removeprefix("."))
+        return bad
+
+
+def write(
+    path: str | os.PathLike,
+    tensors: dict[str, tuple[str, torch.Tensor]],
+    encryption: Any,
+    *,
+    progress: bool = True,
+) -> Written:
+    """Write tensors to a new encrypted file and flush it to the disk.
+
+    One after the other, each from a copy: tensorizer encrypts in place, and a model that serves
+    meanwhile would compute with noise. Empty tensors have no data, so they are not in the file.
+
+    Parameters
+    ----------
+    path : str or path-like
+        Must not exist.
+    tensors : dict of str to (str, torch.Tensor)
+        As for `helpers.weights.write.write`.
+    encryption : tensorizer.EncryptionParams
+        From `helpers.weights.keys.to_write`.
+    progress : bool
+        Show a bar if it takes longer than 1.5 s.
+
+    Returns
+    -------
+    helpers.weights.write.Written
+        With offsets and hashes of nothing.
+
+    Raises
+    ------
+    OSError
+        The storage refuses.
+    """
+    from tensorizer import TensorSerializer
+    from tensorizer.serialization import TensorType
+
+    types = {"parameter": TensorType.PARAM, "state_dict": TensorType.STATE_DICT}
+    entries, mark = entries_of(tensors), os.urandom(8)
+    bar = progress_bar(sum(entry.nbytes for entry in entries), "encrypt", progress)
+    with open(path, "xb+", buffering=0) as file, bar:
+        writer = TensorSerializer(file, encryption=encryption)
+        for name, (kind, tensor) in tensors.items():
+            if tensor.numel():
+                plain = tensor.detach().resolve_conj().resolve_neg().cpu()
+                copy = plain.clone(memory_format=torch.contiguous_format)
+                stored = name if "." in name else f".{name}"
+                writer.write_tensor(0, stored, types.get(kind, TensorType.BUFFER), copy)
+                bar.update(copy.numel() * copy.element_size())
+        writer.close()
+    with open(path, "rb+", buffering=0) as file:
+        file.seek(layout.MARK_AT)
+        file.write(mark)
+        os.fsync(file.fileno())
+        length = os.fstat(file.fileno()).st_size
+    return Written(entries, [""] * len(entries), length, mark.hex())

@@ -1,0 +1,153 @@
+"""Weights on this machine's storage, mapped: pages are shared until written, writes stay private."""
+
+import mmap
+import os
+from typing import Any
+
+import torch
+
+from helpers.errors import CorruptFile, storage
+from helpers.format import layout
+from helpers.format.manifest import Manifest
+from helpers.format.selection import Part
+from helpers.options import Options
+from helpers.storage import mounts
+from helpers.timeline import phase
+from helpers.weights import hashes
+from helpers.weights.tensors import views
+
+AGAIN = "Copy the whole model again, or save it again."
+
+
+def should_map(path: str | os.PathLike, options: Options) -> bool:
+    """Whether to map a plain file: as the caller says; else where the tensors stay in the CPU's memory.
+
+    Not if the file lies on network storage and is larger than the memory: the page cache could not
+    hold it, so pages would be fetched again and again.
+    """
+    if options.mapped is not None:
+        return options.mapped
+    return options.device.type != "cuda" and mounts.may_map(path)
+
+
+def open_map(path: str | os.PathLike, label: str | os.PathLike, sparse: bool = False) -> mmap.mmap:
+    """Map a whole file copy-on-write.
+
+    Parameters
+    ----------
+    path : str or path-like
+    label : str or path-like
+        Named in errors.
+    sparse : bool
+        A part of it is wanted: the system shall not read around what is touched.
+
+    Returns
+    -------
+    mmap.mmap
+        Stays valid after the file is renamed or unlinked, but not if it is truncated in place.
+
+    Raises
+    ------
+    CorruptFile
+        It is empty.
+    StorageError
+        The storage refuses.
+    """
+    with storage(label, "mapping the file"), open(path, "rb", buffering=0) as file:
+        if os.fstat(file.fileno()).st_size == 0:
+            raise CorruptFile(label, "is empty", "Save the model again.")
+        # NORESERVE: the kernel need not set memory aside for copies that are never made, so a
+        # file larger than the memory maps too
+        flags = mmap.MAP_PRIVATE | getattr(mmap, "MAP_NORESERVE", 0)
+        raw = mmap.mmap(file.fileno(), 0, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+        if sparse and hasattr(mmap, "MADV_RANDOM"):
+            raw.madvise(mmap.MADV_RANDOM)
+        return raw
+
+
+def check_head(label: str, raw: bytes | mmap.mmap, length: int, record: Manifest) -> None:
+    """Check that a file's length and its beginning are those that the manifest states.
+
+    Parameters
+    ----------
+    label : str
+        Of the file, for errors.
+    raw : buffer
+        The file, or its beginning.
+    length : int
+        Of the whole file, in bytes.
+    record : helpers.format.manifest.Manifest
+
+    Raises
+    ------
+    CorruptFile
+        Another length, another fingerprint or another index; or no .tensors file at all.
+    """
+    if raw[: len(layout.MAGIC)] != layout.MAGIC:
+        raise CorruptFile(label, "is not a .tensors file", AGAIN)
+    if length != record.length:
+        state = "truncated" if length < record.length else "extended"
+        raise CorruptFile(label, f"is {state}: {length:,} bytes instead of {record.length:,}", AGAIN)
+    start, expected = layout.MARK_AT, bytes.fromhex(record.fingerprint)
+    if not record.encryption:
+        start, expected = 0, layout.prologue(record.entries, expected)
+    if raw[start : start + len(expected)] != expected:
+        raise CorruptFile(label, "does not belong to the manifest beside it", AGAIN)
+
+
+class Mapped:
+    """A file of weights that is mapped; or a bare one, or bytes in memory, that are open already."""
+
+    def __init__(
+        self,
+        path: str | os.PathLike | None,
+        label: str,
+        record: Manifest,
+        options: Options,
+        raw: mmap.mmap | None = None,
+    ):
+        self.path, self.label, self.record, self.options, self.raw = path, label, record, options, raw
+
+    def begin(self, part: Part) -> None:
+        """Open and check the file, and bring what lies on network storage into the page cache."""
+        self.part = part
+        with phase("open and check"):
+            self.open(sparse=not part.whole)
+        self.make_ready()
+        if self.options.verify:
+            self.compare(part.records, self.options.progress)
+
+    def open(self, sparse: bool = False) -> None:
+        """Map the file, unless it is open already, and check its head."""
+        if self.raw is None:
+            assert self.path is not None
+            self.raw = open_map(self.path, self.label, sparse)
+            check_head(self.label, self.raw, len(self.raw), self.record)
+
+    def make_ready(self) -> None:
+        """Read what a map would make the system fetch page by page."""
+        if self.path is not None:
+            mounts.ready(self.path, self.part.spans)
+
+    def compare(self, records: list[tuple[layout.Entry, int]], progress: bool) -> None:
+        """Compare tensors with their hashes."""
+        raw = self.raw
+        assert raw is not None
+        with memoryview(raw) as data:
+            hashes.compare(self.label, lambda start, stop: data[start:stop], records, progress)
+
+    def tensors(self, device: Any) -> dict[str, tuple[str, torch.Tensor]]:
+        """Kind and tensor by name: views of the map, or copies of them on another device."""
+        assert self.raw is not None
+        with phase("map the weights"):
+            return views(self.raw, self.part.entries, device)
+
+    def close(self) -> None:
+        """Nothing: the tensors keep the map alive, and it goes with them."""
+
+    def check(self, encryption: bytes | str | None = None, progress: bool = True) -> None:
+        """Compare every tensor with its hash; errors as `helpers.weights.hashes.compare`."""
+        self.open()
+        if self.path is not None:
+            mounts.ready(self.path)
+        self.compare(self.record.records, progress)

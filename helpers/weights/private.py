@@ -1,0 +1,106 @@
+"""Weights on this machine's storage, read by tensorizer into memory of their own, or onto a GPU."""
+
+import os
+from typing import Any
+
+import torch
+
+from helpers import errors
+from helpers.errors import CorruptFile
+from helpers.format import layout
+from helpers.progress import progress_bar
+from helpers.timeline import phase
+from helpers.weights.mapped import Mapped
+from helpers.weights.tensors import view
+
+
+class Private(Mapped):
+    """A file of weights of which every tensor is read into memory of its own."""
+
+    def make_ready(self) -> None:
+        """Read what a map would fetch page by page, if the map is used: to compare hashes."""
+        if self.options.verify:
+            super().make_ready()
+
+    def tensors(self, device: Any) -> dict[str, tuple[str, torch.Tensor]]:
+        """Kind and tensor by name, on the device."""
+        assert self.path is not None and self.raw is not None
+        shown = [entry for entry in self.part.entries if not layout.is_hidden(entry)]
+        with phase("read the weights"):
+            loaded = read(self.path, self.label, shown, device, self.options.readers, self.options.progress)
+            return {  # what tensorizer's index does not hold is copied from the map
+                e.name: (
+                    e.kind,
+                    loaded[e.name] if e.name in loaded else view(self.raw, e).to(device, copy=True),
+                )
+                for e in self.part.entries
+            }
+
+
+def read(
+    path: str | os.PathLike,
+    label: str,
+    entries: list[layout.Entry],
+    device: Any,
+    readers: int | None = None,
+    progress: bool = True,
+    decryption: Any = None,
+) -> dict[str, torch.Tensor]:
+    """Read tensors with tensorizer's parallel reader.
+
+    Parameters
+    ----------
+    path : str or path-like
+        A file whose index and length have been checked.
+    label : str
+        Of the file, for errors.
+    entries : list of helpers.format.layout.Entry
+        What to read.
+    device : torch.device
+        Where the tensors go.
+    readers : int, optional
+        Threads that read; by default tensorizer chooses (8 for a local file).
+    progress : bool
+        Show a bar if it takes longer than 1.5 s.
+    decryption : tensorizer.DecryptionParams, optional
+        Of an encrypted file.
+
+    Returns
+    -------
+    dict of str to torch.Tensor
+
+    Raises
+    ------
+    CorruptFile
+        If tensorizer finds the file unreadable.
+    StorageError
+        The storage refuses.
+    tensorizer.CryptographyError
+        The key does not open a tensor.
+    """
+    expected = {entry.name: entry for entry in entries}
+    if not expected:  # tensorizer rejects an empty index
+        return {}
+    from tensorizer import TensorDeserializer
+
+    total, loaded = sum(entry.nbytes for entry in entries), {}
+    try:
+        with (
+            errors.storage(label, "reading the weights"),
+            progress_bar(total, "read", progress) as bar,
+            TensorDeserializer(
+                str(path),
+                device=device,
+                lazy_load=True,
+                num_readers=readers,
+                encryption=decryption,
+                filter_func=lambda name: str(name).removeprefix(".") in expected,
+            ) as file,
+        ):
+            for _, _, stored, parameter in file.read_tensors():
+                name = str(stored).removeprefix(".")
+                loaded[name] = parameter.detach()
+                bar.update(expected[name].nbytes)
+    except (ValueError, KeyError, RuntimeError) as error:
+        raise CorruptFile(label, f"tensorizer cannot read it ({error})", "Save the model again.") from error
+    return loaded
