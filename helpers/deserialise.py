@@ -187,8 +187,8 @@ def _device(device: str | int | torch.device | None) -> torch.device:
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        found = torch.device(device)
-    except RuntimeError:
+        found = torch.device(f"cuda:{device}" if isinstance(device, int) else device)
+    except (RuntimeError, TypeError):
         found = torch.device("meta")
     if found.type == "meta":
         raise ModelError(f"device={device!r}", "is no place to load to", "Pass 'cpu', 'cuda' or 'cuda:1'.")

@@ -57,13 +57,15 @@ class Remote:
         An encrypted one comes whole into the temporary directory, still encrypted, if there is a
         key to use: tensorizer decrypts files.
         """
-        with tempfile.TemporaryDirectory(prefix="model-") as scratch:
-            place = Path(scratch)
-            with phase("fetch the small files"), storage(tempfile.gettempdir(), "writing the small files"):
-                opened = bring_small_files(self.store, text, place, self.manifests_only)
-            if opened.record.encryption and self.options.encryption is not None:
-                with phase("fetch the weights"), storage(tempfile.gettempdir(), "writing the weights"):
-                    opened = bring_weights(opened, self.options)
+        doing = "writing to the temporary directory (TMPDIR)"
+        with contextlib.ExitStack() as stack:
+            with storage(tempfile.gettempdir(), doing):
+                place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="model-")))
+                with phase("fetch the small files"):
+                    opened = bring_small_files(self.store, text, place, self.manifests_only)
+                if opened.record.encryption and self.options.encryption is not None:
+                    with phase("fetch the weights"):
+                        opened = bring_weights(opened, self.options)
             yield opened
 
 

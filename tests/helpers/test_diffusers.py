@@ -145,6 +145,25 @@ def test_a_hostile_model_index_is_refused(tmp_path, entry):
         deserialise(tmp_path / "p")
 
 
+@pytest.mark.parametrize("key", ["../b", "a/b", "/etc"])
+def test_a_component_outside_the_directory_is_refused(tmp_path, key):
+    serialise(pipelines.PIPELINES["ddpm"](), tmp_path / "p")
+    serialise(pipelines.PIPELINES["ddpm"]().unet, tmp_path / "b")
+    path = tmp_path / "p" / "model_index.json"
+    index = json.loads(path.read_text())
+    path.write_text(json.dumps(index | {key: index["unet"]}))
+    with pytest.raises(CorruptFile, match=r"model_index\.json: has a component"):
+        deserialise(tmp_path / "p")
+
+
+def test_a_component_that_the_pipeline_does_not_take_is_said(tmp_path):
+    serialise(pipelines.PIPELINES["ddpm"](), tmp_path / "p")
+    path = tmp_path / "p" / "model_index.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"surprise": True}))
+    with pytest.raises(CorruptFile, match=r"model_index\.json: cannot be read .*surprise"):
+        deserialise(tmp_path / "p")
+
+
 def test_damage_in_one_component_is_found_and_named(tmp_path):
     serialise(samples.tiny_stable_diffusion(), tmp_path / "p")
     path = tmp_path / "p" / "vae" / "model.tensors"

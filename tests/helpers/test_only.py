@@ -125,3 +125,15 @@ def test_what_cannot_be_is_said(saved, tmp_path):
     serialise(LinearRegression().fit([[0.0], [1.0]], [0.0, 1.0]), tmp_path / "e")
     with pytest.raises(UnsupportedModel, match="is loaded whole"):
         deserialise(tmp_path / "e", only=lambda name: True)
+
+
+def test_a_component_of_which_nothing_is_wanted_stays_without_data(tmp_path):
+    from workbook.samples import tiny_stable_diffusion
+
+    pipeline = tiny_stable_diffusion()
+    serialise(pipeline, tmp_path / "p")
+    loaded = deserialise(tmp_path / "p", device="cpu", only=lambda name: name.startswith("unet/"))
+    assert_same_module(pipeline.unet, loaded.unet)
+    assert all(p.is_meta for p in loaded.vae.parameters())
+    with pytest.raises(SkeletonMismatch, match="only= chooses none of its"):
+        deserialise(tmp_path / "p", device="cpu", only=lambda name: name.startswith("nothing/"))

@@ -1,0 +1,107 @@
+"""Copies of remote models: what damages one is mended, and of many starters one fetches."""
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from equality import assert_same_module
+from faulty import serving
+from torch import nn
+
+from helpers import deserialise, serialise
+from helpers.errors import StorageError
+from workbook.samples import tiny_stable_diffusion
+
+
+def build(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(200, 300), nn.BatchNorm1d(300), nn.Linear(300, 100))
+
+
+@pytest.fixture
+def server(tmp_path):
+    serialise(build(), tmp_path / "www" / "m")
+    with serving(tmp_path / "www") as state:
+        yield state
+
+
+def load(state, tmp_path, **options):
+    return deserialise(
+        f"{state.url}/m", cache=tmp_path / "cache", **{"skeleton": build, "device": "cpu"} | options
+    )
+
+
+def fetched(state):
+    return [path for path, _ in state.seen if path.endswith(".tensors")]
+
+
+def test_a_component_of_a_copied_pipeline_that_is_cut_is_fetched_again(tmp_path):
+    pipeline = tiny_stable_diffusion()
+    serialise(pipeline, tmp_path / "www" / "m")
+    with serving(tmp_path / "www") as server:
+        load(server, tmp_path, skeleton=None)
+        (copy,) = (tmp_path / "cache").glob("*/unet/model.tensors")
+        copy.write_bytes(copy.read_bytes()[:5000])
+        loaded = load(server, tmp_path, skeleton=None)
+    assert_same_module(pipeline.unet, loaded.unet)
+
+
+def test_a_flipped_bit_in_a_copy_is_mended_where_hashes_are_compared(server, tmp_path):
+    load(server, tmp_path)
+    (copy,) = (tmp_path / "cache").glob("*/model.tensors")
+    damaged = bytearray(copy.read_bytes())
+    damaged[-5000] ^= 1
+    copy.write_bytes(damaged)
+    assert_same_module(build(), load(server, tmp_path, verify=True))
+    assert copy.read_bytes() == (server.root / "m" / "model.tensors").read_bytes()
+
+
+def test_a_copy_that_is_whole_is_not_fetched_again_for_an_error_that_is_not_its_own(server, tmp_path):
+    load(server, tmp_path)
+    count = len(fetched(server))
+    with pytest.raises(Exception, match="do not agree"):
+        load(server, tmp_path, skeleton=lambda: nn.Linear(1, 1))
+    assert len(fetched(server)) == count
+
+
+def test_of_several_that_start_together_one_fetches(server, tmp_path):
+    alone = tmp_path / "alone"
+    deserialise(f"{server.url}/m", cache=alone, skeleton=build, device="cpu")
+    needed = len(fetched(server))
+    code = """
+import sys, torch
+from torch import nn
+from helpers import deserialise
+build = lambda: nn.Sequential(nn.Linear(200, 300), nn.BatchNorm1d(300), nn.Linear(300, 100))
+print("ready", flush=True)
+sys.stdin.readline()
+deserialise(sys.argv[1], skeleton=build, cache=sys.argv[2], device="cpu")
+"""
+    command = [sys.executable, "-c", code, f"{server.url}/m", str(tmp_path / "cache")]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    running = [subprocess.Popen(command, **pipes) for _ in range(4)]
+    for process in running:
+        assert process.stdout.readline() == "ready\n"
+    for process in running:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    for process in running:
+        process.communicate()
+    assert [process.returncode for process in running] == [0] * 4
+    assert len(fetched(server)) == 2 * needed
+
+
+def test_a_bare_file_has_no_copy_and_that_is_said(server, tmp_path):
+    shutil.copy(server.root / "m" / "model.tensors", server.root / "bare.tensors")
+    for options in ({"cache": tmp_path / "cache"}, {"mapped": True}, {"cache": tmp_path, "mapped": True}):
+        with pytest.raises(StorageError, match="is a bare file, which is read into memory"):
+            deserialise(f"{server.url}/bare.tensors", skeleton=build, **options)
+
+
+def test_a_full_temporary_directory_is_said(server, tmp_path, monkeypatch):
+    place = tmp_path / "gone"
+    monkeypatch.setattr("tempfile.tempdir", str(place))
+    with pytest.raises(StorageError, match="gone"):
+        deserialise(f"{server.url}/m", skeleton=build, device="cpu")

@@ -1,0 +1,149 @@
+"""What a caller gets wrong is said in one sentence, and what is plainly meant is understood."""
+
+import logging
+import shutil
+
+import pytest
+import torch
+from torch import nn
+
+import helpers
+from helpers import deserialise, serialise
+from helpers.errors import ModelError, SkeletonMismatch, StorageError
+
+
+def build():
+    torch.manual_seed(0)
+    return nn.Linear(3, 2)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    serialise(build(), tmp_path / "m")
+    return tmp_path / "m"
+
+
+@pytest.mark.parametrize("name", ["float16", "torch.float16", torch.float16])
+def test_a_type_is_given_by_name_or_as_torchs_own(saved, name):
+    assert deserialise(saved, skeleton=build, device="cpu", dtype=name).weight.dtype == torch.float16
+
+
+@pytest.mark.parametrize("dtype", ["float17", "int8", torch.int8, 16, "nn"])
+def test_what_is_no_floating_point_type_is_refused(saved, dtype):
+    with pytest.raises(ModelError, match="is no floating-point type of torch. Pass torch.bfloat16"):
+        deserialise(saved, skeleton=build, dtype=dtype)
+
+
+@pytest.mark.parametrize("device", ["gpu", "auto", "meta", "", 3.5])
+def test_what_is_no_device_is_refused(saved, device):
+    with pytest.raises(ModelError, match=r"is no place to load to\. Pass 'cpu', 'cuda'"):
+        deserialise(saved, skeleton=build, device=device)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("device", [0, "cuda", "cuda:1", torch.device("cuda")])
+def test_a_device_that_is_not_there_is_said_and_never_becomes_the_cpu(saved, device):
+    with pytest.raises(ModelError, match="is not available here"):
+        deserialise(saved, skeleton=build, device=device)
+
+
+@pytest.mark.parametrize("address", ["gs://bucket/m", "file:///tmp/m", "az://c/m"])
+def test_an_unknown_kind_of_address_is_no_path(address):
+    for action in (deserialise, helpers.inspect, helpers.verify, lambda where: serialise(build(), where)):
+        with pytest.raises(StorageError, match=r"^\w+://: is no kind of address that is known here"):
+            action(address)
+
+
+def test_a_tilde_is_the_home_directory(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    serialise(build(), "~/m")
+    assert (tmp_path / "m" / "model.json").is_file()
+    assert torch.equal(deserialise("~/m", skeleton=build, device="cpu").weight, build().weight)
+    assert helpers.verify("~/m").tensors == helpers.inspect("~/m").tensors.__len__() == 2
+
+
+def test_the_weights_inside_a_saved_directory_name_the_directory(saved, tmp_path):
+    loaded = deserialise(saved / "model.tensors", skeleton=lambda: build().requires_grad_(False), device="cpu")
+    assert loaded.weight.requires_grad, "which parameters are frozen stands in the manifest beside it"
+    assert helpers.inspect(saved / "model.tensors").class_name.endswith("Linear")
+    shutil.copy(saved / "model.tensors", tmp_path / "bare.tensors")
+    loaded = deserialise(tmp_path / "bare.tensors", skeleton=lambda: build().requires_grad_(False))
+    assert not loaded.weight.requires_grad, "a bare file does not say, so the skeleton does"
+
+
+def test_a_skeleton_that_is_none_of_the_kind_is_refused(saved):
+    for skeleton, said in (
+        (lambda: None, r"skeleton\(\) gave a NoneType"),
+        (lambda: {"a": 1}, r"skeleton\(\) gave a dict"),
+        (build(), "needs a function as skeleton=, not a Linear"),
+        (5, "needs a function as skeleton=, not a int"),
+    ):
+        with pytest.raises(SkeletonMismatch, match=said) as caught:
+            deserialise(saved, skeleton=skeleton)
+        assert str(saved) in str(caught.value)
+
+
+def test_errors_and_only_public_names_are_at_hand():
+    assert helpers.ModelError is ModelError and issubclass(helpers.CorruptFile, helpers.ModelError)
+    assert dir(helpers) == sorted(helpers.__all__)
+    for american, british in (("serialize", "serialise"), ("deserialize", "deserialise")):
+        with pytest.raises(AttributeError, match=f"Did you mean: '{british}'"):
+            getattr(helpers, american)
+
+
+def test_a_notebook_shows_the_sentence_and_no_frames(tmp_path):
+    from IPython.testing.globalipapp import get_ipython, start_ipython
+
+    shell = start_ipython() or get_ipython()
+    shell.run_cell(f"from helpers import deserialise\ndeserialise({str(tmp_path / 'absent')!r})")
+    with pytest.raises(ModelError) as caught:
+        deserialise(tmp_path / "absent")
+    assert caught.value._render_traceback_() == [f"NotAModel: {caught.value}"]
+
+
+def test_a_passphrase_is_made_into_a_key_once_a_save(tmp_path, monkeypatch):
+    from helpers.weights import keys
+
+    made, real = [], keys._made
+    monkeypatch.setattr(keys, "_made", lambda *arguments: made.append(1) or real(*arguments))
+    serialise(build(), tmp_path / "m", encryption="a passphrase")
+    assert len(made) == 1
+
+
+def test_a_manifest_that_could_not_be_read_is_not_written(tmp_path, monkeypatch):
+    monkeypatch.setattr("helpers.format.manifest.LIMIT", 500)
+    with pytest.raises(ModelError, match="would be larger than 500 bytes"):
+        serialise(build(), tmp_path / "m")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bar_of_a_successful_save_ends_at_its_end(tmp_path, monkeypatch):
+    """A bar that stops short of its total is drawn red."""
+    from helpers.weights import write
+
+    bars = []
+    real = write.progress_bar
+
+    def remember(*arguments):
+        bars.append(real(*arguments))
+        return bars[-1]
+
+    monkeypatch.setattr(write, "progress_bar", remember)
+    logging.getLogger("tqdm")
+    serialise(build(), tmp_path / "m")
+    assert bars[0].total == 8 * 4
+    counted = []
+    monkeypatch.setattr(write, "progress_bar", lambda total, *_: _Bar(counted))
+    serialise(build(), tmp_path / "n")
+    assert sum(counted) == 8 * 4
+
+
+class _Bar:
+    def __init__(self, counted):
+        self.update = counted.append
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
