@@ -115,8 +115,8 @@ def serialise(
     cipher = keys.to_write(encryption)
     saving = _Saving(tuple(trusted), keys.kind_of(encryption), cipher, progress)
     with publication(destination, overwrite) as (folder, inside):
-        saved = _save(model, folder, saving, inside, companions)
-    return Saved(str(destination), *saved, time.perf_counter() - start)
+        family, count, size = _save(model, folder, saving, inside, companions)
+    return Saved(str(destination), family, count, size, time.perf_counter() - start)
 
 
 class _Saving(NamedTuple):

@@ -60,7 +60,7 @@ def finish(opened: Opened, skeleton: Skeleton, weights: Any, children: dict, opt
     SkeletonMismatch
         The configuration does not build what the file holds.
     """
-    model = fill(skeleton, weights, options)
+    model: Any = fill(skeleton, weights, options)
     model.register_to_config(_name_or_path=opened.name())  # as from_pretrained does
     return model
 

@@ -38,12 +38,13 @@ def save(pipeline: Any, folder: Path, trusted: Any) -> Parts:
     name = library.name_of(type(pipeline))
     problems = [] if name else [f"its class {type(pipeline).__qualname__}"]
     children, weightless = {}, tuple(map(library.base, _WEIGHTLESS))
-    for key, part in pipeline.components.items():
+    components: dict[str, Any] = pipeline.components
+    for key, part in components.items():
         if part is None:
             continue
         if transformers.owns(part) or diffusers.owns(part):
             children[key] = part
-        elif isinstance(part, weightless) and library.name_of(type(part)):
+        elif library.name_of(type(part)) and isinstance(part, weightless):
             part.save_pretrained(folder / key)
         else:
             problems.append(f"{key} ({type(part).__qualname__})")

@@ -73,7 +73,7 @@ def finish(opened: Opened, skeleton: Skeleton, weights: Any, children: dict, opt
     CorruptFile
         generation_config.json is unreadable.
     """
-    model = fill(skeleton, weights, options)
+    model: Any = fill(skeleton, weights, options)
     model.name_or_path = opened.name()  # as from_pretrained does
     if options.dtype is not None:  # as from_pretrained records it
         model.config.dtype = options.dtype

@@ -20,7 +20,7 @@ from helpers.timeline import phase
 from helpers.weights import hashes, keys
 from helpers.weights.mapped import check_head
 from helpers.weights.private import Private, read
-from helpers.weights.tensors import entries_of, view
+from helpers.weights.tensors import Tensors, entries_of
 from helpers.weights.write import Written
 
 _FEW = 8  # tensors tried, to tell a wrong key from damage
@@ -41,25 +41,19 @@ class Encrypted(Private):
 
     def open(self, sparse: bool = False) -> None:
         """Check the file's head; nothing stays open."""
-        assert self.path is not None
         with storage(self.label, "reading the file"), open(self.path, "rb") as file:
             head = file.read(layout.MARK_AT + 8)
             check_head(self.label, head, os.fstat(file.fileno()).st_size, self.record)
 
-    def tensors(self, device: Any) -> dict[str, tuple[str, torch.Tensor]]:
-        """Kind and tensor by name, decrypted, on the device."""
-        key, stored = self.options.encryption, [e for e in self.part.entries if e.nbytes]
-        with phase("read the weights"):
-            loaded = self._decrypted(stored, device, key)
-            return {  # an empty tensor is not in the file, and needs no bytes
-                e.name: (e.kind, loaded[e.name] if e.name in loaded else view(self.raw, e).to(device))
-                for e in self.part.entries
-            }
+    def is_indexed(self, entry: layout.Entry) -> bool:
+        """Whether the tensor is in the file: an empty one is not."""
+        return entry.nbytes > 0
 
-    def _decrypted(self, entries, device, key):
+    def read(self, entries: list[layout.Entry], device: Any) -> dict[str, torch.Tensor]:
+        """Tensors by name, decrypted; the error for a wrong key or damage names what is damaged."""
         from tensorizer import CryptographyError
 
-        options, decryption = self.options, keys.to_read(key)
+        options, decryption = self.options, keys.to_read(self.options.encryption)
         try:
             return read(self.path, self.label, entries, device, options.readers, options.progress, decryption)
         except CryptographyError:
@@ -122,13 +116,7 @@ class Encrypted(Private):
         return bad
 
 
-def write(
-    path: str | os.PathLike,
-    tensors: dict[str, tuple[str, torch.Tensor]],
-    encryption: Any,
-    *,
-    progress: bool = True,
-) -> Written:
+def write(path: str | os.PathLike, tensors: Tensors, encryption: Any, *, progress: bool = True) -> Written:
     """Write tensors to a new encrypted file and flush it to the disk.
 
     One after the other, each from a copy: tensorizer encrypts in place, and a model that serves

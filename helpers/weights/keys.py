@@ -53,7 +53,7 @@ def check(path: str | os.PathLike, stored: str, encryption: object) -> None:
         raise EncryptionError(path, "was encrypted with a key of bytes", "Pass that key, not a passphrase.")
 
 
-def to_write(encryption: bytes | str | None) -> Any:
+def to_write(encryption: object) -> Any:
     """tensorizer's parameters to encrypt with, None for None; a passphrase costs 0.6 s (Argon2).
 
     Raises
@@ -70,7 +70,7 @@ def to_write(encryption: bytes | str | None) -> Any:
     )
 
 
-def to_read(encryption: bytes | str) -> Any:
+def to_read(encryption: object) -> Any:
     """tensorizer's parameters to decrypt with.
 
     Raises

@@ -1,10 +1,9 @@
 """Weights on this machine's storage, mapped: pages are shared until written, writes stay private."""
 
+import dataclasses
 import mmap
 import os
 from typing import Any
-
-import torch
 
 from helpers.errors import CorruptFile, storage
 from helpers.format import layout
@@ -14,7 +13,7 @@ from helpers.options import Options
 from helpers.storage import mounts
 from helpers.timeline import phase
 from helpers.weights import hashes
-from helpers.weights.tensors import views
+from helpers.weights.tensors import Tensors, views
 
 AGAIN = "Copy the whole model again, or save it again."
 
@@ -95,18 +94,27 @@ def check_head(label: str, raw: bytes | mmap.mmap, length: int, record: Manifest
         raise CorruptFile(label, "does not belong to the manifest beside it", AGAIN)
 
 
+@dataclasses.dataclass
 class Mapped:
-    """A file of weights that is mapped; or a bare one, or bytes in memory, that are open already."""
+    """A file of weights that is mapped.
 
-    def __init__(
-        self,
-        path: str | os.PathLike | None,
-        label: str,
-        record: Manifest,
-        options: Options,
-        raw: mmap.mmap | None = None,
-    ):
-        self.path, self.label, self.record, self.options, self.raw = path, label, record, options, raw
+    Attributes
+    ----------
+    path : str or path-like or None
+        None for bytes in memory.
+    label : str
+        What the file is called in messages.
+    record : helpers.format.manifest.Manifest
+    options : helpers.options.Options
+    raw : mmap.mmap, optional
+        Of a bare file, which is open and checked already.
+    """
+
+    path: Any
+    label: str
+    record: Manifest
+    options: Options
+    raw: Any = None
 
     def begin(self, part: Part) -> None:
         """Open and check the file, and bring what lies on network storage into the page cache."""
@@ -120,7 +128,6 @@ class Mapped:
     def open(self, sparse: bool = False) -> None:
         """Map the file, unless it is open already, and check its head."""
         if self.raw is None:
-            assert self.path is not None
             self.raw = open_map(self.path, self.label, sparse)
             check_head(self.label, self.raw, len(self.raw), self.record)
 
@@ -131,14 +138,11 @@ class Mapped:
 
     def compare(self, records: list[tuple[layout.Entry, int]], progress: bool) -> None:
         """Compare tensors with their hashes."""
-        raw = self.raw
-        assert raw is not None
-        with memoryview(raw) as data:
+        with memoryview(self.raw) as data:
             hashes.compare(self.label, lambda start, stop: data[start:stop], records, progress)
 
-    def tensors(self, device: Any) -> dict[str, tuple[str, torch.Tensor]]:
+    def tensors(self, device: Any) -> Tensors:
         """Kind and tensor by name: views of the map, or copies of them on another device."""
-        assert self.raw is not None
         with phase("map the weights"):
             return views(self.raw, self.part.entries, device)
 

@@ -11,7 +11,7 @@ from helpers.format import layout
 from helpers.progress import progress_bar
 from helpers.timeline import phase
 from helpers.weights.mapped import Mapped
-from helpers.weights.tensors import view
+from helpers.weights.tensors import Tensors, view
 
 
 class Private(Mapped):
@@ -22,19 +22,25 @@ class Private(Mapped):
         if self.options.verify:
             super().make_ready()
 
-    def tensors(self, device: Any) -> dict[str, tuple[str, torch.Tensor]]:
+    def tensors(self, device: Any) -> Tensors:
         """Kind and tensor by name, on the device."""
-        assert self.path is not None and self.raw is not None
-        shown = [entry for entry in self.part.entries if not layout.is_hidden(entry)]
         with phase("read the weights"):
-            loaded = read(self.path, self.label, shown, device, self.options.readers, self.options.progress)
-            return {  # what tensorizer's index does not hold is copied from the map
-                e.name: (
-                    e.kind,
-                    loaded[e.name] if e.name in loaded else view(self.raw, e).to(device, copy=True),
-                )
-                for e in self.part.entries
-            }
+            loaded = self.read([entry for entry in self.part.entries if self.is_indexed(entry)], device)
+            found = {}
+            for entry in self.part.entries:
+                if entry.name not in loaded:
+                    loaded[entry.name] = view(self.raw, entry).to(device, copy=True)
+                found[entry.name] = entry.kind, loaded[entry.name]
+            return found
+
+    def is_indexed(self, entry: layout.Entry) -> bool:
+        """Whether tensorizer finds the tensor in the file's index."""
+        return not layout.is_hidden(entry)
+
+    def read(self, entries: list[layout.Entry], device: Any) -> dict[str, torch.Tensor]:
+        """Tensors by name; errors as the function `read`."""
+        options = self.options
+        return read(self.path, self.label, entries, device, options.readers, options.progress)
 
 
 def read(

@@ -6,8 +6,6 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import torch
-
 from helpers.errors import CorruptFile
 from helpers.format import layout
 from helpers.format.manifest import TENSORS, Manifest
@@ -18,7 +16,7 @@ from helpers.storage.http import Store
 from helpers.timeline import phase
 from helpers.weights import hashes
 from helpers.weights.mapped import check_head
-from helpers.weights.tensors import views
+from helpers.weights.tensors import Tensors, views
 
 
 class Streamed:
@@ -59,7 +57,7 @@ class Streamed:
                     )
         return raw
 
-    def tensors(self, device: Any) -> dict[str, tuple[str, torch.Tensor]]:
+    def tensors(self, device: Any) -> Tensors:
         """Kind and tensor by name, once everything has arrived; errors of the fetch are raised here."""
         return views(self._job.result(), self.part.entries, device)
 
@@ -85,7 +83,7 @@ class Streamed:
         if not found.partial:  # the server sends all or nothing
             whole, _ = fetch.into_memory(self.store, TENSORS, self.record.length, progress=progress)
 
-        def piece(start: int, stop: int) -> bytes | memoryview:
+        def piece(start: int, stop: int) -> Any:
             if whole is not None:
                 return memoryview(whole)[start:stop]
             return fetch.part(self.store, TENSORS, start, stop, found)

@@ -7,13 +7,15 @@ import torch
 
 from helpers.format import layout
 
+Tensors = dict[str, tuple[str, torch.Tensor]]  # kind (see `helpers.format.layout.KINDS`) and tensor by name
+
 
 def dtype_name(dtype: torch.dtype) -> str:
     """``torch.bfloat16`` as ``"bfloat16"``."""
     return str(dtype).removeprefix("torch.")
 
 
-def entries_of(tensors: dict[str, tuple[str, torch.Tensor]]) -> list[layout.Entry]:
+def entries_of(tensors: Tensors) -> list[layout.Entry]:
     """What is stored of each tensor besides its data; not yet where."""
     return [
         layout.Entry(name, kind, dtype_name(tensor.dtype), tuple(tensor.shape), 0)
@@ -26,7 +28,8 @@ def bytes_of(tensor: torch.Tensor) -> memoryview:
     flat = tensor.detach().resolve_conj().resolve_neg().cpu().reshape(-1)
     if flat.stride() != (1,):  # a single element counts as contiguous whatever its stride is
         flat = flat.clone(memory_format=torch.contiguous_format)
-    return memoryview(flat.view(torch.uint8).numpy())
+    data: Any = flat.view(torch.uint8).numpy()
+    return memoryview(data)
 
 
 def view(raw: mmap.mmap, entry: layout.Entry) -> torch.Tensor:
@@ -53,6 +56,6 @@ def view(raw: mmap.mmap, entry: layout.Entry) -> torch.Tensor:
     return flat.view(dtype).view(entry.shape)
 
 
-def views(raw: mmap.mmap, entries: list[layout.Entry], device: Any) -> dict[str, tuple[str, torch.Tensor]]:
+def views(raw: mmap.mmap, entries: list[layout.Entry], device: Any) -> Tensors:
     """Kind and tensor by name, as views of the map where the device is the CPU."""
     return {entry.name: (entry.kind, view(raw, entry).to(device)) for entry in entries}

@@ -10,7 +10,7 @@ import torch
 
 from helpers.format import layout
 from helpers.progress import progress_bar
-from helpers.weights.tensors import bytes_of, entries_of
+from helpers.weights.tensors import Tensors, bytes_of, entries_of
 
 _CHUNK = 8 << 20  # bytes hashed and written at a time: small enough to stay in the CPU's cache
 WORKERS = max(2, min(4, os.cpu_count() or 1))
@@ -25,9 +25,7 @@ class Written(NamedTuple):
     fingerprint: str
 
 
-def write(
-    path: str | os.PathLike, tensors: dict[str, tuple[str, torch.Tensor]], *, progress: bool = True
-) -> Written:
+def write(path: str | os.PathLike, tensors: Tensors, *, progress: bool = True) -> Written:
     """Write tensors to a new file and flush it to the disk.
 
     The calling code makes the write all-or-nothing (see `helpers.storage.atomic`).
