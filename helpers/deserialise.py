@@ -129,13 +129,13 @@ def deserialise(
         only=only,
         progress=progress,
     )
-    place = open_source(source, options, cache=cache)
+    origin = open_source(source, options, cache=cache)
 
     def attempt(opened: Opened) -> Any:
         _check_only(opened, options)
         return load(opened, options)
 
-    return consistently(place, attempt)
+    return consistently(origin, attempt)
 
 
 def load(opened: Opened, options: Options) -> Any:
@@ -191,7 +191,7 @@ def _device(device: str | int | torch.device | None) -> torch.device:
     except (RuntimeError, TypeError):
         found = torch.device("meta")
     if found.type == "meta":
-        raise ModelError(f"device={device!r}", "is no place to load to", "Pass 'cpu', 'cuda' or 'cuda:1'.")
+        raise ModelError(f"device={device!r}", "is no device to load to", "Pass 'cpu', 'cuda' or 'cuda:1'.")
     if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
         raise ModelError(f"device={device!r}", "is not available here", "Pass device='cpu', or leave it out.")
     return found

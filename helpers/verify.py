@@ -78,7 +78,7 @@ def verify(
     """
     start = time.perf_counter()
     options = Options(mapped=True, verify=True, encryption=encryption, progress=progress)
-    place = open_source(source, options._replace(mapped=None))
+    origin = open_source(source, options._replace(mapped=None))
 
     def attempt(opened: Opened) -> tuple[int, int]:
         if encryption is not None:
@@ -88,5 +88,5 @@ def verify(
         return sum(len(record.entries) for record in records), sum(record.length for record in records)
 
     with phase("verify"):
-        count, size = consistently(place, attempt)
-    return Verified(place.label, count, size, time.perf_counter() - start)
+        count, size = consistently(origin, attempt)
+    return Verified(origin.label, count, size, time.perf_counter() - start)

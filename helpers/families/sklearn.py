@@ -68,10 +68,10 @@ def save(model: Any, folder: Path, trusted: Sequence[str]) -> Parts:
             name, f"cannot be described by skops ({error})", "See skops' documentation."
         ) from error
     if strangers:
-        places = [_where(model, stranger) for stranger in strangers]
+        found = [_where(model, stranger) for stranger in strangers]
         raise UnsupportedModel(
             name,
-            f"holds what is not scikit-learn's own: {', '.join(places)}",
+            f"holds what is not scikit-learn's own: {', '.join(found)}",
             "Replace a lambda by a function of a module; pass trusted=[...] here and when loading, if you trust these.",
         )
     try:
@@ -183,8 +183,8 @@ def _where(held, stranger, path="", seen=None):
         inside = {f"{path}[{i}]": value for i, value in enumerate(held)}
     elif hasattr(held, "__dict__") and not isinstance(held, type):
         inside = {f"{path}.{key}".lstrip("."): value for key, value in vars(held).items()}
-    for place, value in inside.items():
-        if found := _where(value, stranger, place, seen):
+    for inner, value in inside.items():
+        if found := _where(value, stranger, inner, seen):
             return found
     return None if path else f"({stranger})"
 

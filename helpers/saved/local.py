@@ -20,7 +20,7 @@ class Directory:
         self.path, self.label = path, str(path)
         self.options, self.manifests_only = options, manifests_only
 
-    def _place(self) -> Path:
+    def _folder(self) -> Path:
         """The directory; where an interrupted save has left only the previous model, that one."""
         previous = previous_of(self.path)
         return previous if previous.exists() and not self.path.exists() else self.path
@@ -35,7 +35,7 @@ class Directory:
         StorageError
             The storage refuses.
         """
-        path = self._place() / manifest.NAME
+        path = self._folder() / manifest.NAME
         with storage(path, "reading the manifest"):
             if not path.is_file():
                 raise self._absence()
@@ -61,7 +61,7 @@ class Directory:
             record = manifest.parse(text, f"{self.label}/{manifest.NAME}")
             opened = open_files(
                 record,
-                self._place(),
+                self._folder(),
                 self.label,
                 verify=self.options.verify,
                 manifests_only=self.manifests_only,

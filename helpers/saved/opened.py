@@ -24,7 +24,7 @@ class Opened(NamedTuple):
     ----------
     record : helpers.format.manifest.Manifest
     label : str
-        What the place of the manifest is called in messages, whatever is read in its stead.
+        What the directory or prefix of the manifest is called in messages, whatever is read in its stead.
     home : pathlib.Path
         The directory on this machine that holds the other files.
     weights_file : pathlib.Path or None
@@ -46,7 +46,7 @@ class Opened(NamedTuple):
     children: dict
 
     def name(self, file: str = "") -> str:
-        """What a file of the model is called in messages; without one, the place of its files."""
+        """What a file of the model is called in messages; without one, the directory of its files."""
         return "/".join(filter(None, (self.label, self.record.folder, file)))
 
     def walk(self, prefix: str = "") -> Iterator[tuple[str, "Opened"]]:
@@ -90,7 +90,7 @@ def open_files(
     folder : pathlib.Path
         Where its manifest is.
     label : str
-        What that place is called in messages.
+        What it is called in messages.
     store : helpers.storage.http.Store, optional
         Where the weights are, if not beside the other files.
     verify : bool

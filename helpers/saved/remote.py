@@ -60,9 +60,9 @@ class Remote:
         doing = "writing to the temporary directory (TMPDIR)"
         with contextlib.ExitStack() as stack:
             with storage(tempfile.gettempdir(), doing):
-                place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="model-")))
+                folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="model-")))
                 with phase("fetch the small files"):
-                    opened = bring_small_files(self.store, text, place, self.manifests_only)
+                    opened = bring_small_files(self.store, text, folder, self.manifests_only)
                 if opened.record.encryption and self.options.encryption is not None:
                     with phase("fetch the weights"):
                         opened = bring_weights(opened, self.options)
@@ -83,11 +83,10 @@ class Cached(Remote):
     @contextlib.contextmanager
     def opened(self, text: bytes) -> Iterator[Opened]:
         """The copy; it is fetched if there is none, if it is outdated, or if it turns out damaged."""
-        place = self.copy.path
-        with cache.alone(place):  # of several that start together one fetches, the others wait
+        with cache.alone(self.copy.path):  # of several that start together one fetches, the others wait
             is_there = self._is_copied(text)
             if not is_there:
-                with atomic.directory(place, overwrite=True, strangers=lambda _: ()) as folder:
+                with atomic.directory(self.copy.path, overwrite=True, strangers=lambda _: ()) as folder:
                     opened = bring_small_files(self.store, text, folder)
                     check_weights(bring_weights(opened, self.options), self._without_key())
         try:
@@ -96,7 +95,7 @@ class Cached(Remote):
         except CorruptFile:
             if not is_there:
                 raise
-            shutil.rmtree(place, ignore_errors=True)
+            shutil.rmtree(self.copy.path, ignore_errors=True)
             raise Changed from None  # so that it is opened again, and fetched
 
     def _is_copied(self, text: bytes) -> bool:

@@ -29,7 +29,7 @@ def open_source(
     cache: str | os.PathLike | None = None,
     manifests_only: bool = False,
 ) -> Source:
-    """The place that a path or an address names. Nothing is read yet.
+    """What a path or an address names. Nothing is read yet.
 
     Parameters
     ----------

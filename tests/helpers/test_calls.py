@@ -36,7 +36,7 @@ def test_what_is_no_floating_point_type_is_refused(saved, dtype):
 
 @pytest.mark.parametrize("device", ["gpu", "auto", "meta", "", 3.5])
 def test_what_is_no_device_is_refused(saved, device):
-    with pytest.raises(ModelError, match=r"is no place to load to\. Pass 'cpu', 'cuda'"):
+    with pytest.raises(ModelError, match=r"is no device to load to\. Pass 'cpu', 'cuda'"):
         deserialise(saved, skeleton=build, device=device)
 
 
