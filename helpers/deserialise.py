@@ -106,7 +106,7 @@ def deserialise(
         There is no such device here, or no such type.
     StorageError
         The storage refuses, a remote one does not answer after five tries, or the model was replaced
-        three times while it was read.
+        again and again while it was read.
 
     Examples
     --------

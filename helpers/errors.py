@@ -65,7 +65,7 @@ _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextlib.contextmanager
-def storage(path: str | os.PathLike, doing: str) -> Iterator[None]:
+def storage_errors(path: str | os.PathLike, doing: str) -> Iterator[None]:
     """Turn an ``OSError`` inside the block into a `StorageError` that names ``path``.
 
     Parameters
@@ -82,7 +82,7 @@ def storage(path: str | os.PathLike, doing: str) -> Iterator[None]:
 
     Examples
     --------
-    >>> with storage("/models/llama", "writing the model"):
+    >>> with storage_errors("/models/llama", "writing the model"):
     ...     pass
     """
     try:

@@ -1,9 +1,7 @@
 """A bar for what takes long."""
 
-from typing import Any
 
-
-def progress_bar(total: int, title: str, progress: bool) -> Any:
+def progress_bar(total, title, progress):
     """A bar that counts bytes and appears only if the work takes longer than 1.5 s."""
     from tqdm.auto import tqdm  # 50 ms: not at import, since a mapped load shows no bar
 

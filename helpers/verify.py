@@ -65,7 +65,7 @@ def verify(
     EncryptionError
         A wrong key, or one for a plain model.
     StorageError
-        The storage refuses, or the model was replaced three times while it was read.
+        The storage refuses, or the model was replaced again and again while it was read.
 
     Examples
     --------

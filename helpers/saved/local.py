@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from helpers.errors import CorruptFile, NotAModel, storage
+from helpers.errors import CorruptFile, NotAModel, storage_errors
 from helpers.format import layout, manifest
 from helpers.options import Options
 from helpers.saved.opened import Opened, open_files
@@ -15,6 +15,8 @@ from helpers.weights.mapped import open_map
 
 class Directory:
     """A directory that a save has written."""
+
+    TURNS = 30  # times that it may be replaced while it is read: to open it again takes milliseconds
 
     def __init__(self, path: Path, options: Options, manifests_only: bool = False):
         self.path, self.label = path, str(path)
@@ -36,7 +38,7 @@ class Directory:
             The storage refuses.
         """
         path = self._folder() / manifest.NAME
-        with storage(path, "reading the manifest"):
+        with storage_errors(path, "reading the manifest"):
             if not path.is_file():
                 raise self._absence()
             with open(path, "rb") as file:
@@ -72,12 +74,14 @@ class Directory:
 class BareFile:
     """A ``.tensors`` file without a manifest, ours or stock tensorizer's."""
 
+    TURNS = 30
+
     def __init__(self, path: Path):
         self.path, self.label = path, str(path)
 
     def manifest(self) -> bytes:
         """What tells this file from another one under its name."""
-        with storage(self.path, "opening the file"):
+        with storage_errors(self.path, "opening the file"):
             status = self.path.stat()
         return f"{status.st_ino} {status.st_mtime_ns} {status.st_size}".encode()
 

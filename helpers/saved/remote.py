@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from helpers.errors import CorruptFile, NotAModel, storage
+from helpers.errors import CorruptFile, NotAModel, storage_errors
 from helpers.format import manifest
 from helpers.options import Options
 from helpers.saved.local import Directory, index_of
@@ -22,6 +22,8 @@ _AGAIN = "Upload the model again."
 
 class Remote:
     """A model in a store: its small files come into a temporary directory, its weights into memory."""
+
+    TURNS = 3  # times that it may be replaced while it is read: it is fetched anew each time
 
     def __init__(self, store: Store, options: Options, manifests_only: bool = False):
         self.store, self.label = store, store.label
@@ -59,7 +61,7 @@ class Remote:
         """
         doing = "writing to the temporary directory (TMPDIR)"
         with contextlib.ExitStack() as stack:
-            with storage(tempfile.gettempdir(), doing):
+            with storage_errors(tempfile.gettempdir(), doing):
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="model-")))
                 with phase("fetch the small files"):
                     opened = bring_small_files(self.store, text, folder, self.manifests_only)
@@ -110,6 +112,8 @@ class Cached(Remote):
 
 class RemoteFile:
     """A ``.tensors`` file without a manifest, in a store."""
+
+    TURNS = 3
 
     def __init__(self, store: Store, options: Options):
         self.store, self.label, self.options = store, store.label, options

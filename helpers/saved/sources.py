@@ -17,7 +17,6 @@ from helpers.storage import is_remote
 from helpers.storage.address import open_store
 from helpers.storage.http import Changed, Missing
 
-_TURNS = 3  # times that a model may be replaced while it is being read
 _Result = TypeVar("_Result")
 Source = Directory | BareFile | Remote | RemoteFile
 
@@ -90,7 +89,7 @@ def _remote(source, options, cache, manifests_only):
 
 
 def consistently(source: Source, attempt: Callable[[Opened], _Result]) -> _Result:
-    """Open a model and do something with it; again if it was replaced meanwhile, three times at most.
+    """Open a model and do something with it; again if it was replaced meanwhile, in bounds.
 
     What was read may be half of the old model and half of the new one, whether that has led to an
     error or not.
@@ -117,7 +116,7 @@ def consistently(source: Source, attempt: Callable[[Opened], _Result]) -> _Resul
         The storage refuses, or the model is replaced again and again.
     """
     text = source.manifest()
-    for _ in range(_TURNS):
+    for _ in range(source.TURNS):
         try:
             with source.opened(text) as opened:
                 result = attempt(opened)
@@ -133,6 +132,6 @@ def consistently(source: Source, attempt: Callable[[Opened], _Result]) -> _Resul
             text = now
     raise StorageError(
         source.label,
-        f"was replaced {_TURNS} times while it was read",
+        f"was replaced {source.TURNS} times while it was read",
         "Try again when nobody writes there; give new versions a name of their own.",
     )

@@ -5,8 +5,6 @@ storage, `memory` what is free, `cache` where copies go. Elsewhere: `address` op
 one request and says in words what went wrong, `fetch` reads whole objects in parallel, `s3` publishes.
 """
 
-SCHEMES = ("s3://", "http://", "https://")
-
 
 def is_remote(source: object) -> bool:
     """Whether a source is the address of a store and not a path.
@@ -16,4 +14,4 @@ def is_remote(source: object) -> bool:
     >>> is_remote("s3://bucket/model"), is_remote("models/mine")
     (True, False)
     """
-    return isinstance(source, str) and source.lower().startswith(SCHEMES)
+    return isinstance(source, str) and source.lower().startswith(("s3://", "http://", "https://"))

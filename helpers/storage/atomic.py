@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
-from helpers.errors import StorageError, storage
+from helpers.errors import StorageError, storage_errors
 
 _PARTIAL = ".partial-"
 
@@ -53,7 +53,7 @@ def directory(destination: str | os.PathLike, *, overwrite: bool, strangers: Cal
     'whole'
     """
     final = Path(os.path.realpath(destination))
-    with storage(final, "writing the model"):
+    with storage_errors(final, "writing the model"):
         _check_destination(final, overwrite, strangers)
         with _partial(final) as partial:
             yield partial
@@ -94,7 +94,7 @@ def file(destination: str | os.PathLike) -> Iterator[Path]:
     'whole'
     """
     final = Path(os.path.realpath(destination))
-    with storage(final, "writing the model"), _partial(final) as partial:
+    with storage_errors(final, "writing the model"), _partial(final) as partial:
         yield partial / final.name
         _sync(partial / final.name)
         os.replace(partial / final.name, final)
@@ -106,13 +106,13 @@ def previous_of(final: str | os.PathLike) -> Path:
     return Path(final).with_name(f".{Path(final).name}.previous")
 
 
-def exists(place: str | os.PathLike) -> StorageError:
+def exists(label: str | os.PathLike) -> StorageError:
     """What to raise where a model stands that may not be replaced."""
     remedy = "Pass overwrite=True to replace it, or choose another destination."
-    return StorageError(place, "exists already", remedy)
+    return StorageError(label, "exists already", remedy)
 
 
-def refuse(place: str | os.PathLike, strangers: Collection[str]) -> None:
+def refuse(label: str | os.PathLike, strangers: Collection[str]) -> None:
     """Refuse to save where files are that no save has written.
 
     Raises
@@ -122,8 +122,8 @@ def refuse(place: str | os.PathLike, strangers: Collection[str]) -> None:
     """
     if strangers:
         said = f"holds what no save has written: {', '.join(sorted(strangers)[:10])}"
-        remedy = "Move it away or choose another destination; overwrite=True replaces saved models only."
-        raise StorageError(place, said, remedy)
+        remedy = "Move these away or choose another destination; overwrite=True replaces saved models only."
+        raise StorageError(label, said, remedy)
 
 
 def _check_destination(final, overwrite, strangers):
@@ -196,7 +196,9 @@ def _replace_directory(partial, final, overwrite):
 
 
 def _exchange(one, other):
-    """Swap two names in one step, by renameat2(2); whether system and filesystem can."""
-    swap = getattr(ctypes.CDLL(None), "renameat2", None)
-    at_cwd, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-    return bool(swap) and swap(at_cwd, os.fsencode(one), at_cwd, os.fsencode(other), exchange) == 0
+    """Swap two names in one step; whether system and filesystem can."""
+    libc, one, other = ctypes.CDLL(None), os.fsencode(one), os.fsencode(other)
+    if hasattr(libc, "renamex_np"):  # macOS; 2 is RENAME_SWAP
+        return libc.renamex_np(one, other, 2) == 0
+    at = -100  # AT_FDCWD: the names are whole paths; 2 is RENAME_EXCHANGE, of renameat2(2)
+    return hasattr(libc, "renameat2") and libc.renameat2(at, one, at, other, 2) == 0

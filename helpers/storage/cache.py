@@ -26,7 +26,7 @@ def directory_for(label: str, cache: str | os.PathLike) -> Path:
     Examples
     --------
     >>> directory_for("s3://bucket/models/llama", "/var/cache/models").name
-    'llama-7f1f7b5d0c1e'
+    'llama-80310872d8b3'
     """
     words = re.sub(r"[^\w.-]+", "-", label.rpartition("/")[2]) or "model"
     return Path(cache).expanduser() / f"{words}-{hashlib.sha256(label.encode()).hexdigest()[:12]}"

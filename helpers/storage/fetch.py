@@ -3,13 +3,13 @@
 import hashlib
 import mmap
 import os
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 from typing import Any
 
-from helpers.errors import CorruptFile, StorageError, storage
+from helpers.errors import CorruptFile, StorageError, storage_errors
 from helpers.progress import progress_bar
 from helpers.storage.http import Body, Changed, Interrupted, Store, get, receive
 
@@ -22,10 +22,9 @@ _TRIES = 5
 _PAUSE = 0.2  # seconds before the second try, twice as long and more before each further one
 _UNWANTED = "nobody waits for it any longer"
 _CRAWL = (30, 64 << 10)  # seconds in which at least so many bytes must come
-LARGEST_SMALL = 1 << 30  # bytes: what is fetched whole and is no weights (manifests, tokenizers)
 
 
-def patiently(name: str, attempt: Callable[[], Any], stopping: threading.Event | None = None) -> Any:
+def patiently(name: str, attempt: Callable[[], Any], stopping: Event | None = None) -> Any:
     """Call ``attempt`` until it is not `Interrupted`, five times at most.
 
     Parameters
@@ -51,7 +50,7 @@ def patiently(name: str, attempt: Callable[[], Any], stopping: threading.Event |
     >>> patiently("an object", lambda: 7)
     7
     """
-    stopping, reason = stopping or threading.Event(), _UNWANTED
+    stopping, reason = stopping or Event(), _UNWANTED
     for turn in range(_TRIES):
         if stopping.wait(_PAUSE * (2**turn - 1)):
             break
@@ -59,11 +58,12 @@ def patiently(name: str, attempt: Callable[[], Any], stopping: threading.Event |
             return attempt()
         except Interrupted as error:
             reason = str(error)
-    said = f"reading failed {turn + 1} times, at last: {reason}"
-    raise StorageError(name, said, "Check network and server, then try again.")
+    raise StorageError(
+        name, f"reading failed {turn + 1} times, at last: {reason}", "Check network and server."
+    )
 
 
-def small(store: Store, key: str, limit: int = LARGEST_SMALL) -> bytes:
+def small(store: Store, key: str, limit: int = 1 << 30) -> bytes:
     """The bytes of a small object.
 
     Parameters
@@ -87,12 +87,10 @@ def small(store: Store, key: str, limit: int = LARGEST_SMALL) -> bytes:
     def attempt():
         body, content, buffer = get(store, key), bytearray(), memoryview(bytearray(_STEP))
         with body.stream:
-            while count := receive(body.stream, buffer):
+            while len(content) <= limit and (count := receive(body.stream, buffer)):
                 content += buffer[:count]
-                if len(content) > limit:
-                    raise StorageError(
-                        store.name(key), f"is larger than {limit:,} bytes", "Check what it is."
-                    )
+        if len(content) > limit:
+            raise StorageError(store.name(key), f"is larger than {limit:,} bytes", "Check what it is.")
         if body.length not in (None, len(content)):
             raise Interrupted(f"{len(content)} of {body.length} bytes came")
         return bytes(content)
@@ -100,7 +98,7 @@ def small(store: Store, key: str, limit: int = LARGEST_SMALL) -> bytes:
     return patiently(store.name(key), attempt)
 
 
-def probe(store: Store, key: str, length: int | None = None, stopping: threading.Event | None = None) -> Body:
+def probe(store: Store, key: str, length: int | None = None, stopping: Event | None = None) -> Body:
     """Length, version and whether the server can send parts, of an object.
 
     Parameters
@@ -129,7 +127,7 @@ def probe(store: Store, key: str, length: int | None = None, stopping: threading
 
     def attempt():
         try:
-            body = get(store, key, 0, 64)
+            body = get(store, key, (0, 64))
         except Changed:  # 416: there is no first byte
             return Body(None, 0, None, False)
         body.stream.close()
@@ -143,15 +141,7 @@ def probe(store: Store, key: str, length: int | None = None, stopping: threading
 
 
 def whole(
-    store: Store,
-    key: str,
-    into: Any,
-    found: Body,
-    *,
-    spans: list[tuple[int, int]] | None = None,
-    readers: int | None = None,
-    progress: bool = True,
-    stopping: threading.Event | None = None,
+    store: Store, key: str, into: Any, found: Body, *, spans=None, readers=None, progress=True, stopping=None
 ) -> None:
     """Fill a buffer with an object.
 
@@ -181,21 +171,18 @@ def whole(
     StorageError
         The store refuses, is too often interrupted, or ``stopping`` was set.
     """
-    size, stopping, readers = len(into), stopping or threading.Event(), readers or READERS
-    step = min(max(size // (2 * readers), _PIECES[0]), _PIECES[1])
+    size, stopping, readers = len(into), stopping or Event(), readers or READERS
+    step, view = min(max(size // (2 * readers), _PIECES[0]), _PIECES[1]), memoryview(into)
     if not found.partial:  # the server sends all or nothing
-        step, spans = max(size, 1), None
-    parts = [(0, size)] if spans is None else spans
-    pieces = [(at, min(at + step, stop)) for start, stop in parts for at in range(start, stop, step)]
-
-    def fill(piece):
-        start, stop = piece
-        _piece(store, key, memoryview(into)[start:stop], start, found, stopping, bar.update)
-
-    total = sum(stop - start for start, stop in pieces)
+        step, spans = size, None
+    spans = [(0, size)] if spans is None else spans
+    pieces = [
+        (at, view[at : min(at + step, stop)]) for start, stop in spans for at in range(start, stop, step)
+    ]
+    total = sum(len(piece) for _, piece in pieces)
     with progress_bar(total, "fetch", progress) as bar, ThreadPoolExecutor(readers) as pool:
         try:
-            list(pool.map(fill, pieces))
+            list(pool.map(lambda piece: _piece(store, key, piece, found, stopping, bar.update), pieces))
         except BaseException:  # also Ctrl-C: let the others end soon
             stopping.set()
             raise
@@ -206,7 +193,7 @@ def part(store: Store, key: str, start: int, stop: int, found: Body) -> bytearra
     if not found.partial:
         raise StorageError(store.name(key), "the server sends no parts of objects", "Load it whole.")
     buffer = bytearray(stop - start)
-    _piece(store, key, memoryview(buffer), start, found, threading.Event(), lambda count: None)
+    _piece(store, key, (start, memoryview(buffer)), found, Event(), lambda count: None)
     return buffer
 
 
@@ -215,9 +202,9 @@ def digest(store: Store, key: str, found: Body) -> str:
 
     Arguments and errors as for `whole`; ``found`` must say a length.
     """
-    hashed = hashlib.sha256()
-    for at in range(0, found.length or 0, _PIECES[1]):
-        hashed.update(part(store, key, at, min(at + _PIECES[1], found.length), found))
+    hashed, length = hashlib.sha256(), found.length or 0
+    for at in range(0, length, _PIECES[1]):
+        hashed.update(part(store, key, at, min(at + _PIECES[1], length), found))
     return hashed.hexdigest()
 
 
@@ -260,9 +247,7 @@ def into_memory(store: Store, key: str, length: int | None = None, **options: An
     return raw, found.version is not None
 
 
-def into_file(
-    store: Store, key: str, path: Any, length: int, *, readers: int | None = None, progress: bool = True
-) -> None:
+def into_file(store: Store, key: str, path: str | os.PathLike, length: int, **options: Any) -> None:
     """Fetch an object of a known length into a new file.
 
     Parameters
@@ -272,8 +257,8 @@ def into_file(
     path : str or path-like
         Must not exist. After an error what has come stands there, for the caller to remove.
     length : int
-    readers, progress
-        As for `whole`.
+    **options
+        ``readers``, ``progress`` as for `whole`.
 
     Raises
     ------
@@ -285,26 +270,24 @@ def into_file(
         As `whole`, or the file cannot be written.
     """
     found = probe(store, key, length)
-    with storage(path, "writing a copy"), open(path, "xb+") as file:
+    with storage_errors(path, "writing a copy"), open(path, "xb+") as file:
         if hasattr(os, "posix_fallocate"):  # a full disk is said here, not by a signal at a mapped write
             os.posix_fallocate(file.fileno(), 0, length)
         file.truncate(length)
         raw = mmap.mmap(file.fileno(), length)
     # Never closed by hand: after an error its traceback holds slices of it, and closing would raise another.
-    whole(store, key, raw, found, readers=readers, progress=progress)
+    whole(store, key, raw, found, **options)
 
 
-def _piece(store, key, view, start, found, stopping, report):
-    """Fill ``view`` with the object's bytes from ``start``; go on where a connection was cut."""
-    done = 0
+def _piece(store, key, piece, found, stopping, report):
+    """Fill a view with the object's bytes from a start, both in ``piece``; go on where a connection was cut."""
+    (start, view), done = piece, 0
 
     def attempt():
         nonlocal done
-        if not found.partial:  # from the beginning
-            report(-done)
-            done = 0
-        wanted = (start + done, start + len(view)) if found.partial else ()
-        body = get(store, key, *wanted, version=found.version)
+        done = done if found.partial else 0  # from the beginning
+        rest = (start + done, start + len(view)) if found.partial else None
+        body = get(store, key, rest, found.version)
         with body.stream:
             if (body.partial, body.length) != (found.partial, found.length):
                 raise Changed

@@ -9,13 +9,13 @@ import contextlib
 import functools
 import http.client
 import os
+import posixpath
 import re
 import ssl
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
+from urllib.request import HTTPError, HTTPSHandler, Request, build_opener
 
 from helpers.errors import StorageError
 
@@ -57,9 +57,7 @@ class Store:
 
     def under(self, folder: str) -> "Store":
         """The objects in a folder of this store; "" for the store itself."""
-        if not folder:
-            return self
-        return Store(self.name(folder), lambda key: self.address(f"{folder}/{key}"), self.headers)
+        return Store(self.name(folder), lambda key: self.address(posixpath.join(folder, key)), self.headers)
 
 
 def store(source: str) -> Store:
@@ -91,18 +89,16 @@ class Body(NamedTuple):
     partial: bool
 
 
-def get(
-    store: Store, key: str, start: int | None = None, stop: int | None = None, version: str | None = None
-) -> Body:
-    """Ask for an object, or for its bytes from ``start`` to ``stop``.
+def get(store: Store, key: str, span: tuple[int, int] | None = None, version: str | None = None) -> Body:
+    """Ask for an object, or for a part of it.
 
     Parameters
     ----------
     store : Store
     key : str
         The object's name below the store's prefix; "" for the prefix itself.
-    start, stop : int, optional
-        Both or none.
+    span : (int, int), optional
+        Where the part begins and where it has ended.
     version : str, optional
         What an earlier `Body` said; the object must still be that one.
 
@@ -114,29 +110,25 @@ def get(
     Raises
     ------
     Interrupted, Missing, Changed
-        For the caller to act on; Changed also where the object has no byte at ``start``.
+        For the caller to act on; Changed also where the object has no byte where the part begins.
     StorageError
         The server refuses for good.
     """
-    request = urllib.request.Request(store.address(key))
+    request = Request(store.address(key))
     for name, value in store.headers.items():
         request.add_unredirected_header(name, value)  # not to another host
-    if start is not None and stop is not None:
-        request.add_header("Range", f"bytes={start}-{stop - 1}")
+    if span:
+        request.add_header("Range", f"bytes={span[0]}-{span[1] - 1}")
     if version and version.startswith('"'):  # a strong ETag; a weak one is only compared
         request.add_header("If-Match", version)
     try:
         stream = _opener().open(request, timeout=TIMEOUT)
-    except urllib.error.HTTPError as error:
+    except HTTPError as error:
         with error:
             raise _refusal(store.name(key), error) from None
     except (OSError, http.client.HTTPException) as error:
         raise _failure(store.name(key), error) from None
-    try:
-        return _checked(store.name(key), stream, start, version)
-    except BaseException:
-        stream.close()
-        raise
+    return _checked(store.name(key), stream, span, version)
 
 
 def receive(stream: Any, view: memoryview) -> int:
@@ -175,10 +167,10 @@ def receive(stream: Any, view: memoryview) -> int:
 @functools.cache
 def _opener():
     context = ssl.create_default_context(cafile=os.environ.get("AWS_CA_BUNDLE"))
-    return urllib.request.build_opener(urllib.request.HTTPSHandler(context=context))
+    return build_opener(HTTPSHandler(context=context))
 
 
-def _checked(name, stream, start, version):
+def _checked(name, stream, span, version):
     """The answer as a `Body`, if it is what was asked for."""
     headers = stream.headers
     if headers.get("Content-Encoding", "identity") != "identity":
@@ -190,7 +182,7 @@ def _checked(name, stream, start, version):
         length = headers.get("Content-Length")
         return Body(stream, int(length) if length else None, found, False)
     where = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", headers.get("Content-Range", ""))
-    if not where or int(where[1]) != start:
+    if not where or not span or int(where[1]) != span[0]:
         raise StorageError(name, "answers another range than asked for", "Check the server.")
     return Body(stream, int(where[3]), found, True)
 
@@ -204,12 +196,9 @@ def _refusal(name, error):
     what = f"the server answers {code} {said[1].decode() if said else error.reason}"
     if region and code in (301, 307, 400):
         return StorageError(name, f"the bucket is in {region}", f"Set AWS_REGION={region}.")
-    if code in (404, 410):
-        return Missing(name)
-    if code in (412, 416):
-        return Changed()
-    if code in _AGAIN:
-        return Interrupted(what)
+    meant = {404: Missing(name), 410: Missing(name), 412: Changed(), 416: Changed()}
+    if code in meant or code in _AGAIN:
+        return meant.get(code, Interrupted(what))
     remedy = "Check the address and the server."
     if code in (401, 403):
         remedy = "Check credentials and rights; some stores answer so where there is nothing."
@@ -229,6 +218,4 @@ def _words(error):
     """An error without its address."""
     if isinstance(error, TimeoutError):
         return f"nothing arrived for {TIMEOUT} seconds"
-    if isinstance(error, http.client.IncompleteRead):
-        return "the body ended early"
     return getattr(error, "strerror", None) or type(error).__name__

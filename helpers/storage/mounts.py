@@ -5,9 +5,10 @@ reading (timing notebook); from a network mount it is up to 30 times slower (saf
 diffusers issue 12680). So a file there is read once through before its map is touched.
 """
 
+import contextlib
 import os
 
-from helpers.errors import storage
+from helpers.errors import storage_errors
 from helpers.storage import memory
 from helpers.storage.page_cache import cached, pull
 from helpers.timeline import phase
@@ -54,7 +55,7 @@ def ready(path: str | os.PathLike, spans: list[tuple[int, int]] | None = None) -
     >>> ready(__file__)
     """
     if spans is not None or (on_network(path) and not cached(path)):
-        with phase("read ahead"), storage(path, "reading the weights"):
+        with phase("read ahead"), storage_errors(path, "reading the weights"):
             pull(path, spans=spans)
 
 
@@ -94,11 +95,7 @@ def filesystem(path: str | os.PathLike) -> str | None:
     'proc'
     """
     device = os.stat(path).st_dev  # not by the mount's path, which may be hidden, escaped or no text
-    try:
-        mounts = open("/proc/self/mountinfo", "rb")
-    except OSError:
-        return None
-    with mounts:
+    with contextlib.suppress(FileNotFoundError), open("/proc/self/mountinfo", "rb") as mounts:
         for line in mounts:  # "36 35 98:0 /root /mount/point rw … - ext3 /dev/root rw", proc(5)
             fields = line.split()
             if fields[2] == b"%d:%d" % (os.major(device), os.minor(device)):

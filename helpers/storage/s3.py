@@ -17,19 +17,18 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import boto3
-from boto3.exceptions import Boto3Error
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from helpers.errors import CorruptFile, StorageError, storage
+from helpers.errors import CorruptFile, StorageError, storage_errors
 from helpers.format import manifest
 from helpers.storage import atomic
 from helpers.storage.http import Store
 from helpers.timeline import phase
 
 logger = logging.getLogger(__name__)
-_SIGNED_FOR = 3600  # seconds: each request is signed anew, so one needs to last only as long as itself
 _ABANDONED = datetime.timedelta(days=1)
+_REMEDY = "Check bucket, rights, credentials, region and endpoint, as for the aws command (AWS_*, ~/.aws)."
 _FOLDER = re.compile(r"[0-9a-f]{16}/")
 
 
@@ -55,8 +54,8 @@ def store(source: str) -> Store:
 
     def address(key):
         place = {"Bucket": bucket, "Key": posixpath.join(prefix, key) if key else prefix}
-        with _said(label):
-            return client.generate_presigned_url("get_object", Params=place, ExpiresIn=_SIGNED_FOR)
+        with _said(label):  # signed anew for each request, so it needs to last only as long as that
+            return client.generate_presigned_url("get_object", Params=place, ExpiresIn=3600)
 
     return Store(label, address, {})
 
@@ -90,10 +89,13 @@ def publication(destination: str, overwrite: bool) -> Iterator[tuple[Path, str]]
         client = _client()
         _check(client, bucket, prefix, label, overwrite)
     doing, inside = "writing to the temporary directory (TMPDIR)", secrets.token_hex(8)
-    with storage(tempfile.gettempdir(), doing), tempfile.TemporaryDirectory(prefix="model-") as scratch:
+    with (
+        storage_errors(tempfile.gettempdir(), doing),
+        tempfile.TemporaryDirectory(prefix="model-") as scratch,
+    ):
         yield Path(scratch), inside
         with phase("upload"), _said(label):
-            before = _named(client, bucket, prefix)
+            before = _named(client, bucket, prefix) if overwrite else []
             _upload(client, bucket, prefix, label, Path(scratch), inside, overwrite)
     _remove(client, bucket, label, _stale(client, bucket, prefix, inside, before))
 
@@ -119,13 +121,11 @@ def _said(label):
     """Turn what boto3 raises into a `StorageError`, without the request, which may hold secrets."""
     try:
         yield
-    except ClientError as error:
-        said = f"S3 answers {error.response['Error'].get('Code')} to {error.operation_name}"
-        raise StorageError(label, said, "Check bucket, credentials and rights.") from None
-    except (Boto3Error, BotoCoreError) as error:
+    except (boto3.exceptions.Boto3Error, BotoCoreError, ClientError) as error:
         said = f"S3 cannot be used ({type(error).__name__})"
-        remedy = "Set credentials, region and endpoint as for the aws command (AWS_*, ~/.aws)."
-        raise StorageError(label, said, remedy) from None
+        if isinstance(error, ClientError):
+            said = f"S3 answers {error.response['Error'].get('Code')} to {error.operation_name}"
+        raise StorageError(label, said, _REMEDY) from None
 
 
 def _check(client, bucket, prefix, label, overwrite):
@@ -133,7 +133,8 @@ def _check(client, bucket, prefix, label, overwrite):
     found = {item["Key"].removeprefix(f"{prefix}/") for item in _list(client, bucket, prefix)}
     if manifest.NAME in found and not overwrite:
         raise atomic.exists(label)
-    found -= {manifest.NAME, *_named(client, bucket, prefix)}
+    if overwrite:
+        found -= {manifest.NAME, *_named(client, bucket, prefix)}
     atomic.refuse(label, [key for key in found if not _FOLDER.match(key)])
 
 
@@ -143,40 +144,34 @@ def _list(client, bucket, prefix):
 
 
 def _named(client, bucket, prefix):
-    """The objects of the model that the manifest there names, relative to the prefix."""
+    """The objects of the model that the manifest there names, relative to the prefix; none if there is none."""
     try:
-        record = manifest.parse(_manifest(client, bucket, prefix), prefix)
-    except (ClientError, CorruptFile):  # none, or no manifest of ours
+        text = client.get_object(Bucket=bucket, Key=f"{prefix}/{manifest.NAME}")["Body"].read()
+        record = manifest.parse(text, prefix)
+    except (client.exceptions.NoSuchKey, CorruptFile):
         return []
     return [posixpath.join(record.folder, name) for name in (*record.files, *record.weights)]
 
 
-def _manifest(client, bucket, prefix):
-    return client.get_object(Bucket=bucket, Key=f"{prefix}/{manifest.NAME}")["Body"].read()
-
-
 def _upload(client, bucket, prefix, label, folder, inside, overwrite):
-    """Put all files of a model, the manifest last; removed again where it is sure that none names them."""
-    top, keys = folder / manifest.NAME, {}
-    for path in folder.rglob("*"):
-        if path.is_file() and path != top:
-            keys[path] = f"{prefix}/{inside}/{path.relative_to(folder).as_posix()}"
+    """Put all files of a model, the manifest last."""
+    top, only_if_new, sent = folder / manifest.NAME, {} if overwrite else {"IfNoneMatch": "*"}, False
+    files = [path for path in folder.rglob("*") if path.is_file() and path != top]
+    keys = [f"{prefix}/{inside}/{path.relative_to(folder).as_posix()}" for path in files]
     try:
-        for path, key in keys.items():
+        for path, key in zip(files, keys, strict=True):
             client.upload_file(str(path), bucket, key)
-    except BaseException:
-        _remove(client, bucket, label, keys.values())
-        raise
-    only_if_new = {} if overwrite else {"IfNoneMatch": "*"}
-    try:
+        sent = True
         client.put_object(Bucket=bucket, Key=f"{prefix}/{top.name}", Body=top.read_bytes(), **only_if_new)
-    except (BotoCoreError, ClientError) as error:
-        # Its answer may have been lost, and a second try refused because of the first: what stands there counts.
-        if _manifest(client, bucket, prefix) == top.read_bytes():
+    except BaseException as error:
+        # The manifest's answer may be lost on its way, and a second try refused because of the first:
+        # what stands there counts. Where it cannot be read that is said, and nothing is removed.
+        stands = _named(client, bucket, prefix) if sent and isinstance(error, Exception) else []
+        if stands and stands[0].startswith(inside):
             return
-        status = error.response["ResponseMetadata"]["HTTPStatusCode"] if isinstance(error, ClientError) else 0
-        if 400 <= status < 500:  # refused; anything else may yet take effect, and needs the objects
-            _remove(client, bucket, label, keys.values())
+        status = getattr(error, "response", {}).get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        if not sent or 400 <= status < 500:  # refused; anything else may yet take effect
+            _remove(client, bucket, label, keys)
         if status in (409, 412):
             raise atomic.exists(label) from None  # somebody else was faster
         raise

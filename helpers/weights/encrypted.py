@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from helpers.errors import CorruptFile, EncryptionError, ModelError, storage
+from helpers.errors import CorruptFile, EncryptionError, ModelError, storage_errors
 from helpers.format import layout
 from helpers.format.manifest import TENSORS
 from helpers.format.selection import Part
@@ -41,7 +41,7 @@ class Encrypted(Private):
 
     def open(self, sparse: bool = False) -> None:
         """Check the file's head; nothing stays open."""
-        with storage(self.label, "reading the file"), open(self.path, "rb") as file:
+        with storage_errors(self.label, "reading the file"), open(self.path, "rb") as file:
             head = file.read(layout.MARK_AT + 8)
             check_head(self.label, head, os.fstat(file.fileno()).st_size, self.record)
 

@@ -5,7 +5,7 @@ import mmap
 import os
 from typing import Any
 
-from helpers.errors import CorruptFile, storage
+from helpers.errors import CorruptFile, storage_errors
 from helpers.format import layout
 from helpers.format.manifest import Manifest
 from helpers.format.selection import Part
@@ -52,12 +52,12 @@ def open_map(path: str | os.PathLike, label: str | os.PathLike, sparse: bool = F
     StorageError
         The storage refuses.
     """
-    with storage(label, "mapping the file"), open(path, "rb", buffering=0) as file:
+    with storage_errors(label, "mapping the file"), open(path, "rb", buffering=0) as file:
         if os.fstat(file.fileno()).st_size == 0:
             raise CorruptFile(label, "is empty", "Save the model again.")
         # NORESERVE: the kernel need not set memory aside for copies that are never made, so a
         # file larger than the memory maps too
-        flags = mmap.MAP_PRIVATE | getattr(mmap, "MAP_NORESERVE", 0)
+        flags = mmap.MAP_PRIVATE | getattr(mmap, "MAP_NORESERVE", 0x4000)
         raw = mmap.mmap(file.fileno(), 0, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
         if sparse and hasattr(mmap, "MADV_RANDOM"):
             raw.madvise(mmap.MADV_RANDOM)

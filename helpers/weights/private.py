@@ -5,8 +5,7 @@ from typing import Any
 
 import torch
 
-from helpers import errors
-from helpers.errors import CorruptFile
+from helpers.errors import CorruptFile, storage_errors
 from helpers.format import layout
 from helpers.progress import progress_bar
 from helpers.timeline import phase
@@ -92,7 +91,7 @@ def read(
     total, loaded = sum(entry.nbytes for entry in entries), {}
     try:
         with (
-            errors.storage(label, "reading the weights"),
+            storage_errors(label, "reading the weights"),
             progress_bar(total, "read", progress) as bar,
             TensorDeserializer(
                 str(path),

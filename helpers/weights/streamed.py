@@ -48,13 +48,12 @@ class Streamed:
                 progress=self.options.progress,
                 stopping=self._stopping,
             )
-        if not self._stopping.is_set():
-            check_head(self.label, raw, len(raw), self.record)
-            if self.options.verify or not is_one_version:
-                with memoryview(raw) as data:
-                    hashes.compare(
-                        self.label, lambda start, stop: data[start:stop], part.records, self.options.progress
-                    )
+        check_head(self.label, raw, len(raw), self.record)
+        if self.options.verify or not is_one_version:
+            data = memoryview(raw)
+            hashes.compare(
+                self.label, lambda start, stop: data[start:stop], part.records, self.options.progress
+            )
         return raw
 
     def tensors(self, device: Any) -> Tensors:

@@ -63,7 +63,9 @@ def test_a_tilde_is_the_home_directory(tmp_path, monkeypatch):
 
 
 def test_the_weights_inside_a_saved_directory_name_the_directory(saved, tmp_path):
-    loaded = deserialise(saved / "model.tensors", skeleton=lambda: build().requires_grad_(False), device="cpu")
+    loaded = deserialise(
+        saved / "model.tensors", skeleton=lambda: build().requires_grad_(False), device="cpu"
+    )
     assert loaded.weight.requires_grad, "which parameters are frozen stands in the manifest beside it"
     assert helpers.inspect(saved / "model.tensors").class_name.endswith("Linear")
     shutil.copy(saved / "model.tensors", tmp_path / "bare.tensors")

@@ -16,6 +16,7 @@ from helpers import deserialise, serialise
 from helpers.errors import CorruptFile, ModelError, NotAModel, SkeletonMismatch, StorageError
 from helpers.storage import fetch
 from helpers.storage import http as store
+from helpers.storage.address import open_store
 from workbook.samples.servers import nginx, web_server
 
 
@@ -234,7 +235,7 @@ def test_no_secret_reaches_an_error_a_log_or_a_repr(server, caplog):
     for path in ("m", "nowhere", "m/model.tensors"):
         url = f"http://user:geheim@{host}/{path}?signature=ganzgeheim"
         for action in (
-            lambda u: repr(store.open_store(u)),
+            lambda u: repr(open_store(u)),
             lambda u: repr(helpers.inspect(u)),
             lambda u: repr(helpers.verify(u)),
             lambda u: deserialise(u, mapped=True),
@@ -304,7 +305,7 @@ class TestCache:
         path.write_bytes(whole)
         with pytest.raises(CorruptFile, match=r"127.*/m/model\.tensors: 1 of 9 tensors are damaged"):
             load(server, cache=tmp_path / "cache")
-        assert list((tmp_path / "cache").iterdir()) == []
+        assert list((tmp_path / "cache").glob("[!.]*")) == []
 
     def test_several_processes_may_fill_it_at_once(self, server, tmp_path):
         import subprocess
@@ -324,4 +325,4 @@ print(model[0].weight.sum().item())
         results = [process.communicate() for process in running]
         assert [process.returncode for process in running] == [0, 0, 0], results
         assert {out for out, _ in results} == {f"{build()[0].weight.sum().item()}\n"}
-        assert len(list((tmp_path / "cache").iterdir())) == 1
+        assert len(list((tmp_path / "cache").glob("[!.]*"))) == 1

@@ -13,7 +13,7 @@ from equality import assert_same_module
 from helpers import deserialise, prefetch, serialise
 from helpers.errors import StorageError
 from helpers.storage import memory
-from helpers.storage import page_cache as readahead
+from helpers.storage import mounts as readahead
 from workbook import machine
 from workbook.bench import pagecache
 from workbook.samples.servers import mounted, object_store, weed

@@ -45,7 +45,8 @@ def _tries(action, count):
         try:
             action()
         except StorageError as error:
-            assert "was replaced 3 times while it was read" in str(error)
+            if "was replaced 30 times while it was read" not in str(error):
+                raise
             given_up += 1
         else:
             done += 1
@@ -59,7 +60,7 @@ def test_an_intact_model_beside_its_writer_is_never_called_damaged(replaced):
         lambda: deserialise(replaced, skeleton=build, verify=True, device="cpu"),
     ):
         done, given_up = _tries(action, 150)
-        assert done > given_up
+        assert given_up == 0 and done == 150
 
 
 def test_small_files_and_weights_are_of_one_model(tmp_path, monkeypatch):
@@ -97,6 +98,6 @@ def test_a_place_that_is_another_at_each_look_is_given_up(tmp_path, monkeypatch)
         return found
 
     monkeypatch.setattr(os, "stat", unstable)
-    with pytest.raises(StorageError, match="was replaced 3 times"):
+    with pytest.raises(StorageError, match="was replaced 30 times"):
         deserialise(tmp_path / "bare.tensors", skeleton=build, device="cpu")
     assert_same_module(build(), deserialise(tmp_path / "m", skeleton=build, device="cpu"))

@@ -189,18 +189,6 @@ def test_an_interrupted_upload_is_no_model(place, client, before):
     assert_same_module(build(2), load(place, verify=True))
 
 
-def test_an_upload_that_fails_leaves_nothing(place, client, monkeypatch):
-    from helpers.storage import s3
-
-    def refuse(*_):
-        raise StorageError(place, "refuses the manifest", "Nothing.")
-
-    monkeypatch.setattr(s3, "_put_manifest", refuse)
-    with pytest.raises(StorageError, match="refuses the manifest"):
-        serialise(build(), place)
-    assert keys(client, place) == []
-
-
 def test_what_killed_writers_left_is_removed_after_a_day(place, client, monkeypatch):
     import datetime
 

@@ -8,7 +8,7 @@ import sys
 import time
 from importlib.metadata import PackageNotFoundError, version
 
-from helpers.prefetch import pull
+from helpers.storage.page_cache import pull
 from workbook.bench import pagecache
 from workbook.bench.routes import ALL
 
