@@ -51,6 +51,7 @@ def test_stored_outputs_are_real_small_and_name_no_machine(path):
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     outputs = [output for cell in cells for output in cell.outputs]
     assert not any(output.output_type == "error" for output in outputs)
+    assert not any("(raylet)" in output.get("text", "") for output in outputs), "Ray complains"
     text = str([o.get("text", "") or str(o.get("data", {}).get("text/plain", "")) for o in outputs])
     assert not re.search(r"/(home|root|Users|tmp|work|private)/", text)
     assert len(str(outputs)) < 600_000

@@ -52,8 +52,7 @@ def cluster():
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, _temp_dir=folder)
     yield ray
-    ray.serve.shutdown()
-    ray.shutdown()
+    ray.shutdown()  # ends Serve too, without the complaints of its controller
     shutil.rmtree(folder, ignore_errors=True)
     end = time.monotonic() + 15
     while (left := processes_of(folder)) and time.monotonic() < end:
