@@ -14,6 +14,9 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+pytestmark = pytest.mark.slow  # it makes an environment
+
+
 ROOT = Path(__file__).resolve().parents[2]
 KEPT = Path(__file__).parent / "saved_before"
 PROGRAM = ROOT / "tests" / "support" / "with_the_base.py"

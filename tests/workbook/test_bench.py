@@ -17,6 +17,9 @@ from workbook.bench import __main__ as bench_main
 from workbook.bench import memory, models, pagecache, report, run
 from workbook.bench.routes import ALL
 
+pytestmark = pytest.mark.slow  # every measurement is a fresh process
+
+
 QUICK = "from_pretrained,helpers mapped,torch.load"
 
 

@@ -93,6 +93,7 @@ def wait_for(condition, seconds=60):
         time.sleep(0.2)
 
 
+@pytest.mark.slow
 def test_replicas_answer_equally_and_a_killed_one_is_replaced(serve, saved):
     handle = run(serve, saved, replicas=2)
     right, pids = next_token(llama()), set()
@@ -125,6 +126,7 @@ def test_replicas_answer_equally_and_a_killed_one_is_replaced(serve, saved):
     assert len(failures) <= 5, failures
 
 
+@pytest.mark.slow
 def test_old_replicas_keep_the_old_weights_and_new_ones_get_the_new(serve, tmp_path):
     old, new = llama(0), llama(1)
     assert next_token(old) != next_token(new)
@@ -145,6 +147,7 @@ def test_old_replicas_keep_the_old_weights_and_new_ones_get_the_new(serve, tmp_p
     wait_for(renewed)
 
 
+@pytest.mark.slow
 def test_two_stages_give_the_tokens_of_one_model(cluster, saved):
     stage = cluster.remote(num_cpus=0.25)(scale.Stage)
     count = llama().config.num_hidden_layers
