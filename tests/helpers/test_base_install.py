@@ -1,10 +1,13 @@
 """What the base alone can do (torch, tensorizer, tqdm), and what it says of a model that needs an extra.
 
-The environment is a fresh one, into which the distributions that the base requires are linked from the one
-that runs the tests; so nothing is fetched, and nothing else can be imported by accident.
+The environment is a fresh one. The distributions that the base requires are linked into it from the one that
+runs the tests; so nothing is fetched, and nothing else can be imported by accident. The package is installed
+from what the Dockerfile of the README copies.
 """
 
+import shutil
 import subprocess
+import sys
 import sysconfig
 import tomllib
 import venv
@@ -48,7 +51,14 @@ def base(tmp_path_factory):
         for name in {file.parts[0] for file in one.files} - {"..", "__pycache__"}:
             if not (packages / name).exists():
                 (packages / name).symlink_to(one.locate_file(name))
-    (packages / "helpers").symlink_to(ROOT / "helpers")
+    copied = tmp_path_factory.mktemp("app")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copied)
+    shutil.copytree(ROOT / "helpers", copied / "helpers")
+    offline = ["--quiet", "--no-index", "--no-deps", "--no-build-isolation"]
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", *offline, "--target", packages, copied], check=True
+    )
     return place / "bin" / "python"
 
 
@@ -57,6 +67,11 @@ def run(base, *arguments):
     done = subprocess.run([base, "-I", PROGRAM, *arguments], capture_output=True, text=True, cwd=base.parent)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
+
+
+def test_the_dockerfile_copies_what_is_installed_here():
+    readme = (ROOT / "README.md").read_text()
+    assert "COPY pyproject.toml README.md LICENSE /app/\nCOPY helpers /app/helpers\n" in readme
 
 
 def test_a_torch_module_is_saved_loaded_verified_and_inspected(base, tmp_path):
