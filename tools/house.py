@@ -6,6 +6,7 @@ The floors are those of the contract in pyproject.toml, the arrows are the impor
 """
 
 import sys
+import textwrap
 import tomllib
 from pathlib import Path
 
@@ -22,6 +23,7 @@ sys.path.insert(0, str(ROOT))  # this helpers, whichever is installed
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 CELLAR = {"errors", "timeline", "progress"}  # which all others use: their arrows would hide the rest
 LEFT, WIDTH, HEIGHT, STEP = 0.8, 5.9, 0.62, 1.0
+LETTERS = 88  # in a line of a box
 
 
 def floors():
@@ -81,33 +83,23 @@ def box(axes, row, title, text, colour, line="-"):
     )
     axes.text(LEFT + 0.15, y + (0.13 if title else 0), title or text, va="center", size=11.5, weight="bold")
     if title:
-        axes.text(LEFT + 0.15, y - 0.15, text, va="center", size=8.8, color="#333333")
+        text = textwrap.fill(text, LETTERS)
+        size = 7.5 if "\n" in text else 8.8
+        axes.text(LEFT + 0.15, y - 0.15, text, va="center", size=size, linespacing=1.0, color="#333333")
 
 
-def arrow(axes, above, below, colour, shift):
+def arrow(axes, above, below, colour, ends):
     """From one floor to another: straight to the next, in an arc past those between, red if upwards."""
+    start, end, bend = -above * STEP, -below * STEP, 0.0
     if below == above + 1:
-        start, end, bend = (LEFT + 2.6, -above * STEP), (LEFT + 2.6, -below * STEP), 0
-        start, end = (start[0], start[1] - HEIGHT / 2 - 0.03), (end[0], end[1] + HEIGHT / 2 + 0.03)
-        style = "arc3"
+        x, start, end = LEFT + WIDTH / 2, start - HEIGHT / 2 - 0.03, end + HEIGHT / 2 + 0.03
     else:
         upwards = below < above
         x = LEFT if upwards else LEFT + WIDTH
-        start, end = (x, -above * STEP - shift[0]), (x, -below * STEP - shift[1])
-        bend = -0.5 + 0.03 * abs(below - above)
-        style = f"arc3,rad={bend}"
+        start, end, bend = start - ends[0], end - ends[1], -0.5 + 0.03 * abs(below - above)
         colour = "#c00000" if upwards else colour
-    axes.add_patch(
-        FancyArrowPatch(
-            start,
-            end,
-            connectionstyle=style,
-            arrowstyle="-|>",
-            mutation_scale=13,
-            color=colour,
-            linewidth=1.5,
-        )
-    )
+    line = {"connectionstyle": f"arc3,rad={bend}", "color": colour, "linewidth": 1.5}
+    axes.add_patch(FancyArrowPatch((x, start), (x, end), arrowstyle="-|>", mutation_scale=13, **line))
 
 
 def offsets(pairs):
@@ -142,8 +134,8 @@ def draw(target):
     for row, names in enumerate(rows):
         box(axes, row, *contents(names), COLOURS[row % len(COLOURS)])
     for above, below in pairs:
-        shift = [ends.get(((above, below), row), 0) for row in (above, below)]
-        arrow(axes, above, below, COLOURS[above % len(COLOURS)], shift)
+        sides = [ends.get(((above, below), row), 0) for row in (above, below)]
+        arrow(axes, above, below, COLOURS[above % len(COLOURS)], sides)
     upwards = sum(below < above for above, below in pairs)
     finding = "imports go down only" if not upwards else f"{upwards} imports go upwards (red)"
     axes.set_title(f"helpers, floor by floor: {finding}", size=13, loc="left", x=0.03)
