@@ -52,7 +52,7 @@ def main():
             sys.exit(str(error))
 
         def keep(result):  # after every step: the next one may fail, and half an hour would be lost
-            if given.json:
+            if given.json and result["runs"]:
                 _write(given.json, result | {"skipped": skipped})
 
         result = run.measure(
