@@ -13,6 +13,8 @@ from helpers.errors import CorruptFile, StorageError
 from workbook import places, samples
 from workbook.samples import language_model
 
+pytestmark = pytest.mark.slow  # the real models, which draw and answer
+
 
 @pytest.fixture(scope="module")
 def smollm2():
@@ -50,8 +52,6 @@ def test_a_cpu_load_adds_hardly_any_private_memory(smollm2, tmp_path):
 import re, sys, torch
 from transformers import AutoTokenizer, LlamaForCausalLM
 from helpers import deserialise
-
-pytestmark = pytest.mark.slow  # the real models, which draw and answer
 def anonymous():
     rollup = open("/proc/self/smaps_rollup").read()
     return 1024 * int(re.search(r"^Anonymous: +(\\d+)", rollup, re.M)[1])
