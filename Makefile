@@ -1,32 +1,44 @@
-# make run    set up, run the whole workbook, write build/html/index.html
-# make test   set up, lint, unit tests, every notebook
-# make lab    set up, open JupyterLab
-# make bench  set up, time every loader on a 3.4 GB model (half an hour, 20 GB of disk)
+# make run      set up, run the whole workbook, write build/html/index.html
+# make lab      set up, open notebook 00 in JupyterLab
+# make quick    set up, check the code and run the tests that start no server and no browser (two minutes)
+# make test     set up, check the code, run every test and every notebook
+# make bench    set up, time every loader on a 3.4 GB model (half an hour, 20 GB of disk)
 # make execute  run the notebooks in place, so that their stored outputs are real
+# make house    draw which part of the package imports which
 
 PYTHON ?= python3
 BIN = .venv/bin
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: run test lab bench execute setup
+.PHONY: run lab quick test bench execute house check setup
 
 run: setup
 	$(BIN)/python tools/workbook.py site
 
-test: setup
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+lab: setup
+	$(BIN)/jupyter lab --LabApp.app_settings_dir=tools/jupyterlab notebooks/00_start_here.ipynb
+
+quick: check
+	$(BIN)/python -m pytest --quiet -m "not slow" helpers workbook tests
+
+test: check
 	$(BIN)/python -m pytest --quiet helpers workbook tests
 	$(BIN)/python -m pytest --quiet --nbval --nbval-sanitize-with tests/nbval.cfg notebooks
 
-lab: setup
-	$(BIN)/jupyter lab notebooks
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy helpers
+	$(BIN)/lint-imports
 
 bench: setup
 	$(BIN)/python -m workbook.bench --model 1.7b --rounds 5 --json build/bench.json
 
 execute: setup
 	$(BIN)/python tools/workbook.py execute
+
+house: setup
+	$(BIN)/python tools/house.py data/house.svg
 
 setup:
 	@$(PYTHON) tools/setup.py workbook,test,peers,scale

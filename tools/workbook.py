@@ -1,5 +1,6 @@
 """Run the notebooks: ``execute`` in place, or ``site`` into build/html. Used by the Makefile."""
 
+import hashlib
 import html
 import re
 import sys
@@ -32,15 +33,29 @@ def execute(path):
     except CellExecutionError as error:
         sys.exit(f"\n{path.name} failed:\n{error}")
     seconds = time.perf_counter() - start
-    for cell in notebook.cells:
-        cell.pop("id", None)
-    notebook.metadata = {
-        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-        "language_info": {"name": "python"},
-    }
-    notebook.nbformat_minor = 4  # without cell ids, which change with every edit
+    identify(notebook)
     print(f"{path.name:<36} {seconds:6.1f} s", flush=True)
     return notebook, seconds
+
+
+def identify(notebook):
+    """Give every cell an id and the notebook the name of its kernel, as JupyterLab would.
+
+    It would do so on opening, and the reader's notebook would count as modified. An id stays with its
+    cell; a new one comes from the cell's source, so that two runs write the same file.
+    """
+    taken = {cell.id for cell in notebook.cells if "id" in cell}
+    for cell in notebook.cells:
+        if "id" not in cell:
+            digest = hashlib.sha256(cell.source.encode()).hexdigest()
+            cell["id"] = next(digest[:length] for length in range(8, 65) if digest[:length] not in taken)
+            taken.add(cell["id"])
+    notebook.nbformat_minor = 5
+    notebook.metadata.kernelspec = {
+        "display_name": "Python 3 (ipykernel)",
+        "language": "python",
+        "name": "python3",
+    }
 
 
 def title_and_first_sentence(notebook):

@@ -27,16 +27,17 @@ def require_ray():
     return ray
 
 
-def check_memory(source, replicas, mapped=None):
+def check_memory(source, replicas, mapped=None, cache=None):
     """Whether the memory holds so many replicas, before any of them starts.
 
-    Mapped replicas on one host share the weights, others each hold their own.
+    Mapped replicas on one host share the weights, others each hold their own: those of an address
+    without a copy in ``cache``, and those that decrypt.
 
     Parameters
     ----------
     source : str
     replicas : int
-    mapped : bool, optional
+    mapped, cache
         As for `deserialise`.
 
     Raises
@@ -51,9 +52,10 @@ def check_memory(source, replicas, mapped=None):
     from helpers import inspect
     from helpers.storage import is_remote, memory
 
-    weights = inspect(source).bytes
-    shared = mapped is not False and not is_remote(str(source))
-    needed = replicas * _PROCESS + weights * (1 if shared else replicas)
+    found = inspect(source)
+    on_disk = cache is not None or not is_remote(str(source))
+    shared = mapped is not False and on_disk and not found.encryption
+    needed = replicas * _PROCESS + found.bytes * (1 if shared else replicas)
     available = memory.available_bytes()
     if needed > available:
         raise StorageError(
@@ -137,7 +139,7 @@ def application(source, *, replicas=1, most=None, ahead=True, cpus=0.25, **optio
     """
     from ray import serve
 
-    check_memory(source, most or replicas, options.get("mapped"))
+    check_memory(source, most or replicas, options.get("mapped"), options.get("cache"))
     source = source if "://" in str(source) else str(Path(source).resolve())
     scaling = {"num_replicas": replicas}
     if most:

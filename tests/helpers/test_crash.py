@@ -14,6 +14,8 @@ from helpers import deserialise, serialise, serialise_model
 from helpers.errors import NotAModel, StorageError
 from helpers.storage import atomic as commit
 
+pytestmark = pytest.mark.slow  # it kills a writer at every line
+
 
 def build():
     return nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64))

@@ -32,6 +32,7 @@ def test_model_comes_back_with_equal_weights_config_and_outputs(tmp_path, name):
         assert_same_tensor(name, one, other)
 
 
+@pytest.mark.slow
 def test_every_class_that_can_be_built_small_comes_back_equal(tmp_path):
     done = []
     for cls in pipelines.model_classes():

@@ -307,6 +307,7 @@ class TestCache:
             load(server, cache=tmp_path / "cache")
         assert list((tmp_path / "cache").glob("[!.]*")) == []
 
+    @pytest.mark.slow
     def test_several_processes_may_fill_it_at_once(self, server, tmp_path):
         import subprocess
         import sys

@@ -18,6 +18,8 @@ from workbook import machine
 from workbook.bench import pagecache
 from workbook.samples.servers import mounted, object_store, weed
 
+pytestmark = pytest.mark.slow  # SeaweedFS, mounted by FUSE
+
 
 def llama(layers=4, hidden=1024):
     from transformers import LlamaConfig, LlamaForCausalLM

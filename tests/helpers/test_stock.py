@@ -1,5 +1,7 @@
 """Our files are tensorizer files, and tensorizer's files load here."""
 
+from pathlib import Path
+
 import architectures
 import odd_modules
 import pytest
@@ -42,6 +44,21 @@ def test_stock_tensorizer_loads_our_file(tmp_path, readers, verify):
         assert file.load_into_module(skeleton) == 9
     for name, tensor in module.state_dict().items():
         assert_same_tensor(name, tensor, skeleton.state_dict()[name])
+
+
+def test_the_lines_of_the_readme_load_a_tied_model_by_stock_tensorizer(tmp_path):
+    language_model = architectures.build("LlamaForCausalLM")
+    serialise(language_model, tmp_path / "m")
+    empty = architectures.build("LlamaForCausalLM", seed=1)
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    (lines,) = [block for block in readme.split("```python")[1:] if "load_into_module" in block]
+    lines = lines.partition("```")[0].replace("models/mine", str(tmp_path / "m"))
+    exec(lines, {"model": empty})
+    tokens = torch.arange(2, 10)[None]
+    with torch.inference_mode():
+        expected = language_model(input_ids=tokens).logits
+        assert torch.equal(empty.cpu()(input_ids=tokens).logits, expected)
+    assert empty.lm_head.weight is empty.model.embed_tokens.weight
 
 
 def test_stock_tensorizer_filters_and_reads_our_file_lazily(tmp_path):

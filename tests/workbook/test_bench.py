@@ -11,10 +11,14 @@ from collections import namedtuple
 import architectures
 import pytest
 
-from helpers.errors import NotAModel, StorageError
+from helpers.errors import ModelError, NotAModel, StorageError
 from workbook import places
-from workbook.bench import models, pagecache, report, run
+from workbook.bench import __main__ as bench_main
+from workbook.bench import memory, models, pagecache, report, run
 from workbook.bench.routes import ALL
+
+pytestmark = pytest.mark.slow  # every measurement is a fresh process
+
 
 QUICK = "from_pretrained,helpers mapped,torch.load"
 
@@ -101,6 +105,54 @@ def test_break_even_is_counted_in_whole_starts():
     assert report.break_even(result, "cold") == 3
     result["runs"][1]["total"] = 11.0
     assert report.break_even(result, "cold") is None
+
+
+def test_a_step_that_fails_loses_nothing_of_the_steps_before_it(tiny, tmp_path, monkeypatch):
+    def fails(*_):
+        raise RuntimeError("the disk is full")
+
+    monkeypatch.setattr(run, "saving", fails)
+    arguments = ["--model", str(tiny), "--rounds", "1", "--routes", "from_pretrained,helpers mapped"]
+    monkeypatch.setattr(sys, "argv", ["bench", *arguments, "--json", str(tmp_path / "r.json")])
+    with pytest.raises(RuntimeError, match="the disk is full"):
+        bench_main.main()
+    assert len(json.loads((tmp_path / "r.json").read_text())["runs"]) == 4
+    assert list(tmp_path.iterdir()) == [tmp_path / "r.json"]
+
+
+@pytest.fixture
+def tiny_files(tiny, tmp_path):
+    return models.prepare(str(tiny), {"hf", "helpers"}, tmp_path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone counts shared pages apart")
+def test_replicas_that_map_are_counted_together(tiny_files):
+    one, two = memory.measure(tiny_files, ways=["helpers mapped"], counts=(1, 2))
+    assert 0 < one["private"] <= one["pss"] < two["pss"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone counts shared pages apart")
+def test_no_replica_is_left_when_one_fails(tiny_files, monkeypatch):
+    started, start = [], subprocess.Popen
+
+    def record(command, **options):
+        if started:  # the second one finds no model
+            command = [*command[:-1], "/nowhere/at/all"]
+        started.append(start(command, **options))
+        return started[-1]
+
+    monkeypatch.setattr(memory.subprocess, "Popen", record)
+    with pytest.raises(ModelError, match="a replica ended without an answer"):
+        memory.measure(tiny_files, ways=["helpers mapped"], counts=(2,))
+    assert len(started) == 2
+    assert all(process.returncode is not None for process in started)
+
+
+def test_memory_is_measured_on_a_fresh_checkout(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(places, "CACHE", tmp_path / "data" / "cache")
+    monkeypatch.setattr(memory, "measure", lambda model: [])
+    memory.main(str(tiny), tmp_path / "r.json")
+    assert json.loads((tmp_path / "r.json").read_text())["memory"] == []
 
 
 @pytest.mark.parametrize(

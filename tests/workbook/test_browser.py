@@ -18,14 +18,14 @@ from workbook.samples.servers import free_ports
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="Chromium is not installed (apt-get install chromium)"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (apt-get install chromium)"),
+]
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = {
     # all cells are in the page, and no question which kernel to start
     "notebook-extension/tracker": {"windowingMode": "none", "autoStartDefaultKernel": True},
-    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
 }
 FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
 
@@ -45,6 +45,7 @@ def lab(tmp_path_factory):
     command += [
         f"--port={port}",
         f"--IdentityProvider.token={token}",
+        f"--LabApp.app_settings_dir={ROOT}/tools/jupyterlab",  # as `make lab`
         f"--ServerApp.root_dir={folder}/notebooks",
     ]
     environment = os.environ | {"JUPYTERLAB_SETTINGS_DIR": str(folder / "settings")}

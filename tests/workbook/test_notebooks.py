@@ -39,6 +39,16 @@ def test_a_notebook_has_the_parts_that_readers_rely_on(path):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_jupyterlab_has_nothing_to_add_when_it_opens_a_notebook(path):
+    notebook = read(path)
+    assert (notebook.nbformat, notebook.nbformat_minor) >= (4, 5), "make execute adds the ids"
+    ids = [cell.id for cell in notebook.cells]
+    assert len(set(ids)) == len(ids)
+    assert notebook.metadata.kernelspec.display_name == "Python 3 (ipykernel)"
+    assert "version" in notebook.metadata.language_info
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_no_cell_is_longer_than_a_screen(path):
     for cell in read(path).cells:
         if cell.cell_type == "code":
@@ -51,6 +61,7 @@ def test_stored_outputs_are_real_small_and_name_no_machine(path):
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     outputs = [output for cell in cells for output in cell.outputs]
     assert not any(output.output_type == "error" for output in outputs)
+    assert not any("(raylet)" in output.get("text", "") for output in outputs), "Ray complains"
     text = str([o.get("text", "") or str(o.get("data", {}).get("text/plain", "")) for o in outputs])
     assert not re.search(r"/(home|root|Users|tmp|work|private)/", text)
     assert len(str(outputs)) < 600_000

@@ -15,6 +15,8 @@ from helpers import serialise
 from workbook.panel import costs, runs, widgets
 from workbook.panel.runs import Request
 
+pytestmark = pytest.mark.slow  # every press of a button is a fresh process
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

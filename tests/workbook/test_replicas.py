@@ -1,6 +1,7 @@
 """Replicas and stages on a real Ray, started and ended here."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,9 +14,11 @@ import architectures
 import psutil
 import pytest
 import torch
+from faulty import serving
 
 from helpers import deserialise, serialise
 from helpers.errors import ModelError, StorageError
+from helpers.storage import memory
 from workbook import replicas as scale
 
 TOKENS = [[5, 6, 7, 8]]
@@ -49,8 +52,7 @@ def cluster():
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, _temp_dir=folder)
     yield ray
-    ray.serve.shutdown()
-    ray.shutdown()
+    ray.shutdown()  # ends Serve too, without the complaints of its controller
     shutil.rmtree(folder, ignore_errors=True)
     end = time.monotonic() + 15
     while (left := processes_of(folder)) and time.monotonic() < end:
@@ -91,6 +93,7 @@ def wait_for(condition, seconds=60):
         time.sleep(0.2)
 
 
+@pytest.mark.slow
 def test_replicas_answer_equally_and_a_killed_one_is_replaced(serve, saved):
     handle = run(serve, saved, replicas=2)
     right, pids = next_token(llama()), set()
@@ -123,6 +126,7 @@ def test_replicas_answer_equally_and_a_killed_one_is_replaced(serve, saved):
     assert len(failures) <= 5, failures
 
 
+@pytest.mark.slow
 def test_old_replicas_keep_the_old_weights_and_new_ones_get_the_new(serve, tmp_path):
     old, new = llama(0), llama(1)
     assert next_token(old) != next_token(new)
@@ -143,6 +147,7 @@ def test_old_replicas_keep_the_old_weights_and_new_ones_get_the_new(serve, tmp_p
     wait_for(renewed)
 
 
+@pytest.mark.slow
 def test_two_stages_give_the_tokens_of_one_model(cluster, saved):
     stage = cluster.remote(num_cpus=0.25)(scale.Stage)
     count = llama().config.num_hidden_layers
@@ -167,6 +172,30 @@ def test_too_many_replicas_are_refused_before_anything_starts(saved):
     pytest.importorskip("ray.serve")
     with pytest.raises(StorageError, match=r"10000 replicas need about [\d,]+ bytes, [\d,]+ are available"):
         scale.application(str(saved), replicas=10_000)
+
+
+@pytest.mark.parametrize(
+    ("options", "encryption", "copies"),
+    [
+        ({}, None, 1),
+        ({"mapped": False}, None, 3),
+        ({}, "a passphrase", 3),
+        ({"address": True}, None, 3),
+        ({"address": True, "cache": "copies"}, None, 1),
+    ],
+)
+def test_the_estimate_counts_the_weights_as_often_as_they_are_held(
+    tmp_path, monkeypatch, options, encryption, copies
+):
+    serialise(llama(), tmp_path / "m", encryption=encryption)
+    monkeypatch.setattr(memory, "available_bytes", lambda: 0)
+    weights = (tmp_path / "m" / "model.tensors").stat().st_size
+    with serving(tmp_path) as state:
+        source = f"{state.url}/m" if options.pop("address", False) else tmp_path / "m"
+        with pytest.raises(StorageError, match="3 replicas need about") as caught:
+            scale.check_memory(source, 3, **options)
+    needed = int(re.search(r"about ([\d,]+)", str(caught.value))[1].replace(",", ""))
+    assert needed == 3 * scale._PROCESS + copies * weights
 
 
 def test_without_ray_one_line_says_how_to_get_it():

@@ -13,6 +13,8 @@ from helpers.errors import CorruptFile, StorageError
 from workbook import places, samples
 from workbook.samples import language_model
 
+pytestmark = pytest.mark.slow  # the real models, which draw and answer
+
 
 @pytest.fixture(scope="module")
 def smollm2():

@@ -50,22 +50,31 @@ def main():
             model = models.prepare(given.model, {ALL[name][1] for name in good}, Path(scratch))
         except ModelError as error:
             sys.exit(str(error))
+
+        def keep(result):  # after every step: the next one may fail, and half an hour would be lost
+            if given.json and result["runs"]:
+                _write(given.json, result | {"skipped": skipped})
+
         result = run.measure(
-            model, good, given.rounds, given.device, report=lambda line: print(line, flush=True)
+            model,
+            good,
+            given.rounds,
+            given.device,
+            report=lambda line: print(line, flush=True),
+            keep=keep,
         )
+        keep(result)
         if not result.get("interrupted") and "helpers" in {ALL[name][1] for name in good}:
             print("saving, in turns with stock tensorizer", flush=True)
             result["saving"] = run.saving(model, given.rounds)
+            keep(result)
             if (model.folder / "guide").exists() and servers.weed():
                 print("loading from S3 on loopback, in turns with stock tensorizer", flush=True)
                 result["streaming"] = streaming.measure(model, given.rounds)
-    result["skipped"] = skipped
+                keep(result)
     if not result["runs"]:
         sys.exit("no round was finished")
     print("\n" + report.table(result))
-    if given.json:
-        given.json.parent.mkdir(parents=True, exist_ok=True)
-        given.json.write_text(json.dumps(result, indent=1) + "\n")
     given.png.parent.mkdir(parents=True, exist_ok=True)
     import matplotlib
 
@@ -74,6 +83,14 @@ def main():
     print(f"\n{given.png} is ready.")
     if result.get("interrupted"):
         sys.exit(130)
+
+
+def _write(path, result):
+    """Write a result in one step, so that an interruption leaves the one before."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(json.dumps(result, indent=1) + "\n")
+    partial.replace(path)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@
 MODEL is a name of the benchmark (1.7b) or a Hugging Face directory.
 """
 
+import contextlib
 import json
 import os
 import subprocess
@@ -12,27 +13,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from helpers.errors import StorageError
+from helpers.errors import ModelError, StorageError
 from workbook import places
 
 WAYS = ("helpers mapped", "helpers read", "from_pretrained")
 COUNTS = (1, 2, 4)
 _EACH = 700 << 20  # bytes besides the weights
-
-_REPLICA = r"""
-import json, re, sys
-from pathlib import Path
-from workbook.bench.child import first_token
-from workbook.bench.models import Model
-from workbook.bench.routes import ALL
-model = ALL[sys.argv[1]][0](Model("", Path(sys.argv[2])), "cpu")
-print(json.dumps({"token": first_token(model)[0]}), flush=True)
-sys.stdin.readline()
-rollup = Path("/proc/self/smaps_rollup").read_text()
-found = {key: 1024 * int(re.search(rf"^{key}: +(\d+)", rollup, re.M)[1]) for key in ("Pss", "Anonymous")}
-print(json.dumps(found), flush=True)
-sys.stdin.readline()
-"""
 
 
 def measure(model, ways=WAYS, counts=COUNTS):
@@ -69,30 +55,56 @@ def measure(model, ways=WAYS, counts=COUNTS):
     found = []
     for way in ways:
         for count in counts:
-            replicas = [_start(way, model.folder) for _ in range(count)]
-            tokens = {json.loads(replica.stdout.readline())["token"] for replica in replicas}
-            assert len(tokens) == 1, "replicas answered differently"
-            for replica in replicas:
-                replica.stdin.write("\n")
-                replica.stdin.flush()
-            said = [json.loads(replica.stdout.readline()) for replica in replicas]
-            for replica in replicas:
-                replica.communicate("\n")
+            said = _together(way, model.folder, count)
             pss, private = (sum(one[key] for one in said) for key in ("Pss", "Anonymous"))
             found.append({"way": way, "replicas": count, "pss": pss, "private": private})
     return found
 
 
-def _start(way, folder):
-    command = [sys.executable, "-c", _REPLICA, way, str(folder)]
+def _together(way, folder, count):
+    """The memory of so many replicas while all of them are there; none is left, whatever happens."""
+    with contextlib.ExitStack() as stack:
+        replicas = [stack.enter_context(_replica(way, folder)) for _ in range(count)]
+        tokens = {_answer(replica, way)["token"] for replica in replicas}
+        assert len(tokens) == 1, "replicas answered differently"
+        for replica in replicas:
+            replica.stdin.write("\n")
+            replica.stdin.flush()
+        return [_answer(replica, way) for replica in replicas]
+
+
+@contextlib.contextmanager
+def _replica(way, folder):
+    """A process with one replica, for the length of the block."""
+    command = [sys.executable, "-m", "workbook.bench.replica", way, str(folder)]
     quiet = os.environ | {"TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1"}
-    return subprocess.Popen(command, env=quiet, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, env=quiet, text=True, **pipes) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def _answer(replica, way):
+    """The next line that a replica says.
+
+    Raises
+    ------
+    ModelError
+        It has ended instead.
+    """
+    line = replica.stdout.readline()
+    if not line:
+        raise ModelError(way, "a replica ended without an answer", "Read what it printed above.")
+    return json.loads(line)
 
 
 def main(name, target=None):
     from workbook.bench import models
     from workbook.machine import facts
 
+    places.CACHE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=places.CACHE, prefix=".bench-") as scratch:
         model = models.prepare(name, {"hf", "helpers"}, Path(scratch))
         result = {"model": name, "machine": facts(), "bytes": model.file("helpers").stat().st_size}

@@ -38,7 +38,7 @@ def usable(routes, device):
     return good, reasons
 
 
-def measure(model, routes, rounds, device, states=("warm", "cold"), report=print):
+def measure(model, routes, rounds, device, states=("warm", "cold"), report=print, keep=lambda result: None):
     """Run all rounds; Ctrl-C ends them and keeps what is finished.
 
     Parameters
@@ -51,6 +51,8 @@ def measure(model, routes, rounds, device, states=("warm", "cold"), report=print
     states : sequence of str
     report : callable
         Called with a line of progress.
+    keep : callable
+        Called with what is found so far after every round, so that a crash later loses nothing.
 
     Returns
     -------
@@ -85,6 +87,8 @@ def measure(model, routes, rounds, device, states=("warm", "cold"), report=print
                     }
                     result["runs"].append(run)
                     report(f"round {turn + 1}/{rounds}  {state}  {name:<22} {_summary(run)}")
+            _judge(result["runs"])
+            keep(result)
     except KeyboardInterrupt:
         report("interrupted: the rounds that are finished are kept")
         result["interrupted"] = True
@@ -123,27 +127,13 @@ def _plain_read(model):
     return {"bytes": path.stat().st_size, "seconds": pagecache.read_through(path)}
 
 
-_LIBRARIES = """
-import json, sys
-from pathlib import Path
-from workbook.bench.models import Model
-from helpers import deserialise
-Model("", Path(sys.argv[1])).model_class()
-modules = [vars(m) for m in list(sys.modules.values()) if hasattr(m, "__dict__")]
-found = {m.get(key) for m in modules for key in ("__file__", "__cached__")}
-if Path("/proc/self/maps").exists():
-    found |= {line.split(maxsplit=5)[-1] for line in Path("/proc/self/maps").read_text().splitlines()}
-print(json.dumps(sorted(name for name in found if isinstance(name, str) and Path(name).is_file())))
-"""
-
-
 def libraries(model):
     """The files that importing the model's class reads: code, and shared libraries.
 
     They are put into the page cache before every run, cold ones too: otherwise the rows would
     differ by what the system happens to have thrown out since the last one.
     """
-    command = [sys.executable, "-c", _LIBRARIES, str(model.folder)]
+    command = [sys.executable, "-m", "workbook.bench.libraries", str(model.folder)]
     return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
