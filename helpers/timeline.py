@@ -7,9 +7,10 @@ package marks its own steps everywhere and a reader turns them on with one ``wit
 import contextlib
 import contextvars
 import time
+from collections.abc import Iterator
 from typing import NamedTuple
 
-_current = contextvars.ContextVar("timeline", default=None)
+_current: contextvars.ContextVar = contextvars.ContextVar("timeline", default=None)
 
 
 class Phase(NamedTuple):
@@ -39,27 +40,27 @@ class Timeline:
     ['sleep']
     """
 
-    def __init__(self):
-        self.phases = []
+    def __init__(self) -> None:
+        self.phases: list[Phase] = []
         self.seconds = 0.0
 
-    def __enter__(self):
+    def __enter__(self) -> "Timeline":
         self._token = _current.set(self)
         self._start = time.perf_counter()
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.seconds = time.perf_counter() - self._start
         _current.reset(self._token)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         width = max([len(p.name) for p in self.phases], default=5)
         rows = [f"{p.name:<{width}}  {p.seconds:8.3f} s" for p in self.phases]
         return "\n".join([*rows, f"{'total':<{width}}  {self.seconds:8.3f} s"])
 
 
 @contextlib.contextmanager
-def phase(name):
+def phase(name: str) -> Iterator[None]:
     """Record the block under ``name`` in the `Timeline` around it, if there is one.
 
     Parameters

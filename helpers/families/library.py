@@ -9,6 +9,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from helpers.errors import CorruptFile, extra
 
@@ -33,7 +34,7 @@ def name_of(cls: type) -> str | None:
     return None
 
 
-def find(class_name: str, path: str, *bases: str) -> type:
+def find(class_name: str, path: str, *bases: str) -> Any:
     """The class of this public name.
 
     Parameters
