@@ -200,14 +200,12 @@ def _members(data):
 
 
 def _part(content):
-    """An .npy file as its header and a tensor; types that torch lacks become bytes."""
-    file = io.BytesIO(content)
-    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    shape, fortran, dtype = read[np.lib.format.read_magic(file)](file)
-    head, raw = content[: file.tell()], np.frombuffer(content, np.uint8, offset=file.tell())
+    """An .npy file as its header and a tensor of the bytes behind it; types that torch lacks become bytes."""
+    array = np.load(io.BytesIO(content), allow_pickle=False)
+    array = array.T if np.isfortran(array) else array
+    head = content[: len(content) - array.nbytes]
     try:
-        raw = raw.view(dtype).reshape(shape[::-1] if fortran else shape)
-        return head, torch.from_numpy(raw.copy())
+        return head, torch.from_numpy(array)
     except (TypeError, ValueError):  # structured, text, big-endian
         return head, torch.from_numpy(np.frombuffer(content, np.uint8, offset=len(head)).copy())
 
