@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from helpers.errors import SkeletonMismatch
-from helpers.modules.structure import OWN, blank, modes, slots, value
+from helpers.modules.reach import places, reached
+from helpers.modules.structure import OWN, attributes, blank, modes, same_bytes, slots, value
 
 
 def restore(skeleton, tensors, structure, source):
@@ -30,13 +31,12 @@ def restore(skeleton, tensors, structure, source):
     SkeletonMismatch
         Lists every missing, unexpected or differently shaped tensor.
     """
-    places = list(slots(skeleton))
     modules = dict(skeleton.named_modules(remove_duplicate=False))
-    _compare(places, modules, tensors, structure, source)
+    _compare(skeleton, modules, tensors, structure, source)
     make = _Maker(tensors, structure)
     none, transient, other = (set(structure[key]) for key in ("none", "transient", "other_mode"))
     replaced = {}  # id of a skeleton's tensor -> (that tensor, kept alive; the loaded one)
-    for name, owner, key, kind in places:
+    for name, owner, key, kind in slots(skeleton):
         if name in structure.get("omitted", ()):
             _empty(owner, key, kind)  # a skeleton built for real has random numbers there
             continue
@@ -52,13 +52,17 @@ def restore(skeleton, tensors, structure, source):
             owner._buffers[key] = new
             persistence = owner._non_persistent_buffers_set
             persistence.add(key) if name in transient else persistence.discard(key)
-    for name in structure["attributes"]:
+    fresh = {name: make(name, "attribute", None) for name in structure["attributes"]}
+    for name, tensor in fresh.items():
         prefix, _, key = name.rpartition(".")
-        vars(modules[prefix])[key] = make(name, "attribute", None)
+        if prefix in modules:
+            vars(modules[prefix])[key] = tensor
+    seen = set()
     for name, module in modules.items():
         module.training = structure["training"] != (name in other)
-        for key in vars(module).keys() - OWN:
-            vars(module)[key] = _swap(vars(module)[key], replaced)
+        for key in [key for key in vars(module) if key not in OWN]:
+            place = f"{name}.{key}" if name else key
+            vars(module)[key] = _swap(vars(module)[key], place, fresh, replaced, seen)
 
 
 def _empty(owner, key, kind):
@@ -83,6 +87,9 @@ class _Maker:
         name = self.structure["aliases"].get(name, name)
         if name not in self.made:
             tensor = self._memory_of(self.structure["shared"].get(name, name)).detach()
+            if view := self.structure.get("views", {}).get(name):
+                offset, shape, strides = view
+                tensor = tensor.as_strided(shape, strides, tensor.storage_offset() + offset)
             if kind == "parameter":
                 tensor = _parameter(tensor, old, name not in self.fixed)
             elif name in self.grad_buffers:
@@ -110,24 +117,35 @@ def _parameter(tensor, old, requires_grad):
     return parameter
 
 
-def _swap(held, replaced):
+def _swap(held, name, fresh, replaced, seen):
     """What a module holds, with the skeleton's tensors exchanged for the loaded ones."""
     if isinstance(held, torch.Tensor):
+        if name in fresh:
+            replaced[id(held)] = (held, fresh[name])
         return replaced.get(id(held), (None, held))[1]
-    if type(held) is list:
-        held[:] = [_swap(item, replaced) for item in held]
-    elif type(held) is dict:
-        held.update({key: _swap(item, replaced) for key, item in held.items()})
-    elif type(held) is tuple and any(isinstance(item, torch.Tensor) for item in held):
-        return tuple(_swap(item, replaced) for item in held)
+    if type(held) not in (list, tuple, dict) or id(held) in seen:
+        return held
+    if type(held) is not tuple:
+        seen.add(id(held))  # it may hold itself
+    parts = held.items() if type(held) is dict else enumerate(held)
+    new = {key: _swap(part, f"{name}.{key}", fresh, replaced, seen) for key, part in parts}
+    if type(held) is tuple:
+        return tuple(new.values())
+    if type(held) is dict:
+        held.update(new)
+    else:
+        held[:] = new.values()
     return held
 
 
-def _compare(places, modules, tensors, structure, source):
+def _compare(skeleton, modules, tensors, structure, source):
     lacking, different, owners = [], [], {}
+    held = {name for name, *_ in attributes(skeleton)}
+    views = structure.get("views", {})
     known = {*tensors, *structure["shared"], *structure["aliases"], *structure["none"]}
-    for name, owner, key, kind in places:
+    for name, owner, key, kind in slots(skeleton):
         old = value(owner, key, kind)
+        held.add(name)
         if name not in known:
             left = structure["transient"], structure.get("omitted", ())
             if old is not None and old.numel() and not any(name in names for names in left):
@@ -146,12 +164,10 @@ def _compare(places, modules, tensors, structure, source):
             different.append(f"{name} (a {stored_kind} in the file, a {kind} in the skeleton)")
         elif nn.parameter.is_lazy(old):
             different.append(f"{name} (lazy in the skeleton: run it once on an example first)")
-        elif old.shape != tensor.shape:
-            different.append(f"{name} ({list(tensor.shape)} in the file, {list(old.shape)} in the skeleton)")
-    held = {name for name, _, _, _ in places}
-    attributes = set(structure["attributes"])
-    excess = sorted(known - held - attributes)
-    excess += [name for name in structure["attributes"] if name.rpartition(".")[0] not in modules]
+        elif list(old.shape) != (shape := views[name][1] if name in views else list(tensor.shape)):
+            different.append(f"{name} ({shape} in the file, {list(old.shape)} in the skeleton)")
+    unregistered = {name for name in structure["attributes"] if name.rpartition(".")[0] in modules}
+    excess = sorted(known - held - unregistered)
     parts = [("the skeleton lacks", excess), ("the file lacks", lacking), ("they differ in", different)]
     found = "; ".join(f"{what} {', '.join(names)}" for what, names in parts if names)
     if found:
@@ -199,7 +215,7 @@ def structure_of(skeleton, tensors, source):
     for names in groups.values():
         stored = [name for name in names if name in tensors]
         for name in stored[1:]:
-            if not _same_bytes(tensors[name][1], tensors[stored[0]][1]):
+            if not same_bytes(tensors[name][1], tensors[stored[0]][1]):
                 unequal.append(f"{name} and {stored[0]}")
             del tensors[name]
         if stored:
@@ -214,24 +230,11 @@ def structure_of(skeleton, tensors, source):
     return structure | modes(skeleton)
 
 
-def _same_bytes(one, other):
-    flat = (t.reshape(-1).view(torch.uint8) for t in (one, other))
-    return one.dtype == other.dtype and one.shape == other.shape and torch.equal(*flat)
-
-
 def on_meta(module):
-    """Names of everything in a module that has no data yet, in containers too."""
-    found = [n for n, o, k, kind in slots(module) if (t := value(o, k, kind)) is not None and t.is_meta]
-    for prefix, owner in module.named_modules():
-        found += [f"{prefix}.{key}" for key in vars(owner).keys() - OWN if _holds_meta(vars(owner)[key])]
-    return found
-
-
-def _holds_meta(held):
-    if isinstance(held, torch.Tensor):
-        return held.is_meta
-    if isinstance(held, dict):
-        held = held.values()
-    elif not isinstance(held, (list, tuple)):
-        return False
-    return any(map(_holds_meta, held))
+    """Names of everything that a module reaches and that has no data yet, wherever it is kept."""
+    empty = {id(part) for part in reached(module) if isinstance(part, torch.Tensor) and part.is_meta}
+    known = {}
+    if empty:
+        known = {name: id(value(*place)) for name, *place in (*slots(module), *attributes(module))}
+    named = [name for name, key in known.items() if key in empty]
+    return named + list(places(module, empty.difference(known.values())))
