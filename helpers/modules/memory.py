@@ -45,8 +45,9 @@ def share(tensors: dict, structure: dict) -> list[str]:
         near = {base: other for base, other in near.items() if _end(other) > _place(tensor)}
         views = {base: view for base, other in near.items() if (view := _view(tensor, other))}
         if views:
-            structure["shared"][name], view = next(iter(views.items()))
-            structure["views"] |= {} if view == _view(tensor, tensor) else {name: view}
+            base, view = next(iter(views.items()))
+            structure["shared"][name] = base
+            structure["views"] |= {} if view == _view(near[base], near[base]) else {name: view}
             del tensors[name]
         else:
             problems += [f"{name} (overlaps {base})" for base, other in near.items() if _meet(other, tensor)]
