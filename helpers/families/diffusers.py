@@ -27,11 +27,12 @@ def save(model, folder, trusted):
         The model cannot be built again from its configuration: said now, not at the next start.
     """
     name = library.name_of(type(model))
-    tensors, structure = capture(model, name)
     model.save_config(folder)
     # JSON knows lists alone; constructors are mostly given tuples, which the configuration keeps
     settings = {"tuples": [key for key, value in model.config.items() if isinstance(value, tuple)]}
-    rehearse(lambda: _empty(folder, name, settings), tensors, structure, name)
+    build = lambda: _empty(folder, name, settings)  # noqa: E731
+    tensors, structure = capture(model, name, build)
+    rehearse(build, tensors, structure, name)
     return Parts(name, ("diffusers", "torch"), tensors, structure, settings, {})
 
 

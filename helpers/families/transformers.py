@@ -5,13 +5,12 @@ import json
 import sys
 
 from helpers.errors import CorruptFile, UnsupportedModel
-from helpers.families import Parts, library
+from helpers.families import Parts, implementations, library
 from helpers.families.torch_module import fill, rehearse
 from helpers.modules.structure import capture
 from helpers.timeline import phase
 
 _GENERATION = "generation_config.json"
-_EVERYWHERE = {"eager", "sdpa"}  # attention code that every machine has; others are chosen anew
 
 
 def owns(model):
@@ -38,12 +37,13 @@ def save(model, folder, trusted):
     name = library.name_of(type(model))
     if getattr(model, "is_quantized", False) or getattr(model, "hf_quantizer", None) is not None:
         raise UnsupportedModel(name, "is quantised", "Call model.dequantize() first, or keep its own format.")
-    tensors, structure = capture(model, name)
     model.config.to_json_file(folder / "config.json")
     if getattr(model, "generation_config", None) is not None:
         model.generation_config.to_json_file(folder / _GENERATION)
-    settings = {"attention": model.config._attn_implementation}
-    rehearse(lambda: _empty(folder, name, settings), tensors, structure, name)
+    settings = {"implementations": implementations.read(model)}
+    build = lambda: _empty(folder, name, settings)  # noqa: E731
+    tensors, structure = capture(model, name, build)
+    rehearse(build, tensors, structure, name)
     return Parts(name, ("transformers", "torch"), tensors, structure, settings, {})
 
 
@@ -60,6 +60,8 @@ def load(folder, manifest, wanted):
     build = wanted.skeleton or (lambda: _empty(folder, manifest.class_name, manifest.settings))
     model = fill(build, wanted, lambda *_: manifest.structure, folder)
     model.name_or_path = wanted.origin  # as from_pretrained does
+    for part in (*model.modules(), *model.parameters(), *model.buffers()):
+        vars(part)["_is_hf_initialized"] = True  # so too: a larger model that takes it in leaves it as it is
     if wanted.dtype is not None:  # as from_pretrained records it
         model.config.dtype = wanted.dtype
     if (folder / _GENERATION).is_file():
@@ -77,15 +79,19 @@ def _empty(folder, class_name, settings):
         cls = library.find(class_name, folder, "transformers.PreTrainedModel")
     with readable(folder / "config.json"):
         config = cls.config_class.from_pretrained(folder, local_files_only=True)
-    return build_from_config(cls, config, settings.get("attention"))
+    return build_from_config(cls, config, settings)
 
 
-def build_from_config(cls, config, attention=None):
+def build_from_config(cls, config, settings):
     """An empty model of a class, as ``AutoModel.from_config`` builds it, in eval mode."""
-    wanted = attention.values() if isinstance(attention, dict) else [attention]
-    if set(wanted) <= _EVERYWHERE:
+    attention = settings.get("attention")  # of a model saved when all parts had the same
+    if set(attention.values() if isinstance(attention, dict) else [attention]) <= {"eager", "sdpa"}:
         config._attn_implementation = attention
-    return cls._from_config(config).eval()  # what AutoModel.from_config calls for the class it finds
+    saved = settings.get("implementations", {})
+    implementations.set_before(config, saved)
+    model = cls._from_config(config).eval()  # what AutoModel.from_config calls for the class it finds
+    implementations.set_after(model, saved)
+    return model
 
 
 @contextlib.contextmanager

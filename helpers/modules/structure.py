@@ -153,8 +153,10 @@ def _beyond(module, rebuild):
     for prefix, owner in module.named_modules():
         if type(owner).get_extra_state is not nn.Module.get_extra_state:
             yield f"{prefix or 'the module itself'} (get_extra_state)"
-    hidden = unseen(module)
-    again = unseen(rebuild()) if hidden and rebuild is not None else {}
+    hidden, again = unseen(module), {}
+    if hidden and rebuild is not None:
+        with torch.random.fork_rng(devices=[]):
+            again = unseen(rebuild())
     for name, part in hidden.items():
         if not same_bytes(part, again.get(name)):
             yield f"{name or 'the module itself'} (a {type(part).__name__} that is not registered)"
