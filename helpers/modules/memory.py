@@ -55,6 +55,21 @@ def share(tensors: dict, structure: dict) -> list[str]:
     return problems
 
 
+def lay_out(tensors: dict, structure: dict) -> dict[str, torch.Tensor]:
+    """Each tensor of a structure, by name, with its strides; views lie in the memory of their base."""
+    laid = {name: tensor.detach() for name, (_, tensor) in tensors.items()}
+    for name, strides in structure["strides"].items():
+        tensor = laid[name]
+        place = torch.empty_strided(tensor.shape, strides, dtype=tensor.dtype, device=tensor.device)
+        laid[name] = place.copy_(tensor)
+    views = structure.get("views", {})
+    for name, base in structure["shared"].items():
+        tensor = laid[base]
+        offset, shape, strides = views.get(name, (0, tensor.shape, tensor.stride()))
+        laid[name] = tensor.as_strided(shape, strides, tensor.storage_offset() + offset)
+    return laid
+
+
 def _place(tensor):
     """Sorts by the beginning in memory; what can be the base of others comes before them."""
     return str(tensor.device), tensor.data_ptr(), not is_dense(tensor.shape, tensor.stride()), -tensor.numel()

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from helpers.errors import SkeletonMismatch
+from helpers.modules.memory import lay_out
 from helpers.modules.reach import places, reached
 from helpers.modules.structure import OWN, attributes, blank, modes, same_bytes, slots, value
 
@@ -32,18 +33,25 @@ def restore(skeleton, tensors, structure, source):
         Lists every missing, unexpected or differently shaped tensor.
     """
     modules = dict(skeleton.named_modules(remove_duplicate=False))
-    _compare(skeleton, modules, tensors, structure, source)
-    make = _Maker(tensors, structure)
-    none, transient, other = (set(structure[key]) for key in ("none", "transient", "other_mode"))
+    laid = lay_out(tensors, structure)
+    first = {name: name for name in laid} | structure["aliases"]
+    _compare(skeleton, modules, tensors, laid, structure, source)
+    none, transient, other, frozen = (
+        set(structure[key]) for key in ("none", "transient", "other_mode", "frozen")
+    )
+    for name in structure["grad_buffers"]:
+        laid[name].requires_grad_()
     replaced = {}  # id of a skeleton's tensor -> (that tensor, kept alive; the loaded one)
     for name, owner, key, kind in slots(skeleton):
+        old, source_name = value(owner, key, kind), first.get(name)
         if name in structure.get("omitted", ()):
             _empty(owner, key, kind)  # a skeleton built for real has random numbers there
             continue
-        if name not in make.names and name not in none:
+        if source_name is None and name not in none:
             continue  # an empty slot that the saved model did not have, or a buffer left as built
-        old = value(owner, key, kind)
-        new = None if name in none else make(name, kind, old)
+        if kind == "parameter" and source_name and not isinstance(laid[source_name], nn.Parameter):
+            laid[source_name] = _parameter(laid[source_name], old, source_name not in frozen)
+        new = laid.get(source_name)
         if old is not None:
             replaced[id(old)] = (old, new)
         if kind == "parameter":
@@ -52,7 +60,7 @@ def restore(skeleton, tensors, structure, source):
             owner._buffers[key] = new
             persistence = owner._non_persistent_buffers_set
             persistence.add(key) if name in transient else persistence.discard(key)
-    fresh = {name: make(name, "attribute", None) for name in structure["attributes"]}
+    fresh = {name: laid[first[name]] for name in structure["attributes"]}
     for name, tensor in fresh.items():
         prefix, _, key = name.rpartition(".")
         if prefix in modules:
@@ -60,9 +68,8 @@ def restore(skeleton, tensors, structure, source):
     seen = set()
     for name, module in modules.items():
         module.training = structure["training"] != (name in other)
-        for key in [key for key in vars(module) if key not in OWN]:
-            place = f"{name}.{key}" if name else key
-            vars(module)[key] = _swap(vars(module)[key], place, fresh, replaced, seen)
+        held = {key: part for key, part in vars(module).items() if key not in OWN}
+        vars(module).update(_swapped(held, f"{name}." if name else "", fresh, replaced, seen))
 
 
 def _empty(owner, key, kind):
@@ -71,40 +78,6 @@ def _empty(owner, key, kind):
         new = old.detach().to("meta")
         place = owner._parameters if kind == "parameter" else owner._buffers
         place[key] = _parameter(new, old, old.requires_grad) if kind == "parameter" else new
-
-
-class _Maker:
-    """Makes each parameter or buffer once, so that tied names get one object."""
-
-    def __init__(self, tensors, structure):
-        self.tensors, self.structure = tensors, structure
-        self.made, self.memory = {}, {}
-        self.names = {*tensors, *structure["shared"], *structure["aliases"]}
-        self.fixed = {*structure["frozen"]}
-        self.grad_buffers = {*structure["grad_buffers"]}
-
-    def __call__(self, name, kind, old):
-        name = self.structure["aliases"].get(name, name)
-        if name not in self.made:
-            tensor = self._memory_of(self.structure["shared"].get(name, name)).detach()
-            if view := self.structure.get("views", {}).get(name):
-                offset, shape, strides = view
-                tensor = tensor.as_strided(shape, strides, tensor.storage_offset() + offset)
-            if kind == "parameter":
-                tensor = _parameter(tensor, old, name not in self.fixed)
-            elif name in self.grad_buffers:
-                tensor.requires_grad_()
-            self.made[name] = tensor
-        return self.made[name]
-
-    def _memory_of(self, name):
-        if name not in self.memory:
-            tensor = self.tensors[name][1]
-            if strides := self.structure["strides"].get(name):
-                place = torch.empty_strided(tensor.shape, strides, dtype=tensor.dtype, device=tensor.device)
-                tensor = place.copy_(tensor)
-            self.memory[name] = tensor
-        return self.memory[name]
 
 
 def _parameter(tensor, old, requires_grad):
@@ -117,35 +90,35 @@ def _parameter(tensor, old, requires_grad):
     return parameter
 
 
-def _swap(held, name, fresh, replaced, seen):
-    """What a module holds, with the skeleton's tensors exchanged for the loaded ones."""
-    if isinstance(held, torch.Tensor):
-        if name in fresh:
-            replaced[id(held)] = (held, fresh[name])
-        return replaced.get(id(held), (None, held))[1]
-    if type(held) not in (list, tuple, dict) or id(held) in seen:
-        return held
-    if type(held) is not tuple:
-        seen.add(id(held))  # it may hold itself
-    parts = held.items() if type(held) is dict else enumerate(held)
-    new = {key: _swap(part, f"{name}.{key}", fresh, replaced, seen) for key, part in parts}
-    if type(held) is tuple:
-        return tuple(new.values())
-    if type(held) is dict:
-        held.update(new)
-    else:
-        held[:] = new.values()
-    return held
+def _swapped(place, prefix, fresh, replaced, seen):
+    """What a container holds, by key, with the skeleton's tensors exchanged for the loaded ones."""
+    new = {}
+    for key, held in place.items() if isinstance(place, dict) else enumerate(place):
+        new[key] = held
+        if isinstance(held, torch.Tensor):
+            if f"{prefix}{key}" in fresh:
+                replaced[id(held)] = (held, fresh[f"{prefix}{key}"])
+            new[key] = replaced.get(id(held), (None, held))[1]
+        elif type(held) in (list, tuple, dict) and id(held) not in seen:
+            seen.update([id(held)] if type(held) is not tuple else [])  # it may hold itself
+            inner = _swapped(held, f"{prefix}{key}.", fresh, replaced, seen)
+            if type(held) is tuple:
+                new[key] = tuple(inner.values())
+            elif type(held) is dict:
+                held.update(inner)
+            else:
+                held[:] = inner.values()
+    return new
 
 
-def _compare(skeleton, modules, tensors, structure, source):
+def _compare(skeleton, modules, tensors, laid, structure, source):
     lacking, different, owners = [], [], {}
-    held = {name for name, *_ in attributes(skeleton)}
-    views = structure.get("views", {})
-    known = {*tensors, *structure["shared"], *structure["aliases"], *structure["none"]}
+    known = {*laid, *structure["aliases"], *structure["none"]}
+    places = {name for name, *_ in attributes(skeleton)}
+    places |= {name for name in structure["attributes"] if name.rpartition(".")[0] in modules}
     for name, owner, key, kind in slots(skeleton):
         old = value(owner, key, kind)
-        held.add(name)
+        places.add(name)
         if name not in known:
             left = structure["transient"], structure.get("omitted", ())
             if old is not None and old.numel() and not any(name in names for names in left):
@@ -156,18 +129,17 @@ def _compare(skeleton, modules, tensors, structure, source):
             different.append(
                 f"{name} (the skeleton shares it with {owners[id(owner), key]}, the file does not)"
             )
-        base = structure["shared"].get(first, first)
-        if old is None or base not in tensors:
+        if old is None or first not in laid:
             continue
-        stored_kind, tensor = tensors[base]
-        if name == base and kind != stored_kind and stored_kind != "state_dict":
-            different.append(f"{name} (a {stored_kind} in the file, a {kind} in the skeleton)")
+        stored = tensors[name][0] if name in tensors else kind
+        shape = laid[first].shape
+        if stored not in (kind, "state_dict"):
+            different.append(f"{name} (a {stored} in the file, a {kind} in the skeleton)")
         elif nn.parameter.is_lazy(old):
             different.append(f"{name} (lazy in the skeleton: run it once on an example first)")
-        elif list(old.shape) != (shape := views[name][1] if name in views else list(tensor.shape)):
-            different.append(f"{name} ({shape} in the file, {list(old.shape)} in the skeleton)")
-    unregistered = {name for name in structure["attributes"] if name.rpartition(".")[0] in modules}
-    excess = sorted(known - held - unregistered)
+        elif old.shape != shape:
+            different.append(f"{name} ({list(shape)} in the file, {list(old.shape)} in the skeleton)")
+    excess = sorted(known - places)
     parts = [("the skeleton lacks", excess), ("the file lacks", lacking), ("they differ in", different)]
     found = "; ".join(f"{what} {', '.join(names)}" for what, names in parts if names)
     if found:

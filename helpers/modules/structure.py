@@ -8,6 +8,7 @@ back. Left to the constructor: gradients, hooks, and all that holds no tensor. A
 anywhere else is refused by name (see `helpers.modules.reach`).
 """
 
+import itertools
 import math
 
 import torch
@@ -213,12 +214,10 @@ def problem_with(structure, entries):
     if {key: type(value) for key, value in structure.items()} != KEYS:
         return "lacks parts of its structure or has unknown ones"
     shapes = {entry.name: entry.shape for entry in entries}
-    for key in (key for key, kind in KEYS.items() if kind is list):
-        if not all(isinstance(name, str) for name in structure[key]):
-            return f"has a malformed list {key!r}"
-    for key in ("aliases", "shared"):
-        if not all(isinstance(target, str) for target in structure[key].values()):
-            return f"has a malformed table {key!r}"
+    lists = [structure[key] for key, kind in KEYS.items() if kind is list]
+    texts = itertools.chain(*lists, structure["aliases"].values(), structure["shared"].values())
+    if not all(isinstance(name, str) for name in texts):
+        return "has a malformed list or table of names"
     for name, target in structure["shared"].items():
         if name in shapes or target not in shapes:
             return f"lets {name!r} share the memory of an unknown tensor"
