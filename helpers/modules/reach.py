@@ -61,7 +61,7 @@ def places(root: Any, wanted: set[int]) -> dict[str, Any]:
         Each once, under its shortest name.
     """
     named, seen, level = {}, {id(root)}, [("", root)]
-    while level:
+    while level and len(named) < len(wanted):
         named |= {name: item for name, item in level if id(item) in wanted}
         following = []
         for name, item in level:

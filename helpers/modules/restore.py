@@ -114,8 +114,9 @@ def _swapped(place, prefix, fresh, replaced, seen):
 def _compare(skeleton, modules, tensors, laid, structure, source):
     lacking, different, owners = [], [], {}
     known = {*laid, *structure["aliases"], *structure["none"]}
-    places = {name for name, *_ in attributes(skeleton)}
-    places |= {name for name in structure["attributes"] if name.rpartition(".")[0] in modules}
+    places = {name for name in structure["attributes"] if name.rpartition(".")[0] in modules}
+    if places != {*structure["attributes"]}:  # some are in containers
+        places.update(name for name, *_ in attributes(skeleton))
     for name, owner, key, kind in slots(skeleton):
         old = value(owner, key, kind)
         places.add(name)

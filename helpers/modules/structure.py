@@ -67,7 +67,9 @@ def attributes(module):
 
 def _tensors_in(place, prefix, seen):
     for key, held in place.items() if type(place) is dict else enumerate(place):
-        if isinstance(held, torch.Tensor) and type(key) in (str, int):
+        if type(key) not in (str, int):
+            continue  # it gives no name that will be found again
+        if isinstance(held, torch.Tensor):
             yield f"{prefix}{key}", place, key, "attribute"
         elif type(held) in (list, tuple, dict) and id(held) not in seen:
             seen.add(id(held))  # it may hold itself

@@ -117,9 +117,10 @@ def apart():
 
 
 @pytest.mark.parametrize(
-    "build, skeleton, base",
+    ("build", "skeleton", "base"),
     [
-        (transposed, lambda: nn.ModuleDict({"enc": nn.Linear(4, 3, False), "dec": nn.Linear(3, 4, False)}), "enc.weight"),
+        (transposed, lambda: nn.ModuleDict({"enc": nn.Linear(4, 3, False), "dec": nn.Linear(3, 4, False)}),
+         "enc.weight"),
         (sliced, apart, "whole"),
     ],
 )  # fmt: skip
