@@ -72,12 +72,8 @@ def lay_out(tensors: dict, structure: dict) -> dict[str, torch.Tensor]:
 
 def _place(tensor):
     """Sorts by the beginning in memory; what can be the base of others comes before them."""
-    return (
-        str(tensor.device),
-        tensor.data_ptr(),
-        not (tensor.is_contiguous() or is_dense(tensor.shape, tensor.stride())),
-        -tensor.numel(),
-    )
+    dense = tensor.is_contiguous() or is_dense(tensor.shape, tensor.stride())
+    return str(tensor.device), tensor.data_ptr(), not dense, -tensor.numel()
 
 
 def _end(tensor):

@@ -118,6 +118,8 @@ def capture(module, source="the model", rebuild=None):
     names = {}  # of every tensor, by its id
     for name, owner, key, kind in (*slots(module), *attributes(module)):
         tensor = value(owner, key, kind)
+        if kind == "attribute" and tensor.is_meta and rebuild is not None:
+            continue  # unused by a library's own model, which lives without it, and made again
         if kind == "buffer" and key in owner._non_persistent_buffers_set:
             structure["transient"].append(name)
         if kind == "attribute":

@@ -91,6 +91,60 @@ def test_a_skeleton_that_keeps_tensors_in_an_object_is_built_for_real(tmp_path):
     assert torch.equal(deserialise(tmp_path / "m", skeleton=skeleton).held.table, torch.arange(3.0))
 
 
+def consistency_decoder():
+    import diffusers
+
+    parts = {"down_block_types": ("ResnetDownsampleBlock2D",) * 2, "up_block_types": ("ResnetUpsampleBlock2D",) * 2,
+             "block_out_channels": (32, 64), "layers_per_block": 1}  # fmt: skip
+    decoder = {f"decoder_{name}": value for name, value in parts.items()}
+    return diffusers.ConsistencyDecoderVAE(
+        encoder_block_out_channels=(32, 64), encoder_down_block_types=("DownEncoderBlock2D",) * 2,
+        encoder_layers_per_block=1, **decoder,
+    ).eval()  # fmt: skip
+
+
+def test_what_a_library_makes_again_in_an_object_is_there_after_loading(tmp_path):
+    """Its scheduler is no module, and its tensors have no data where the model is built on meta."""
+    torch.manual_seed(0)
+    model = consistency_decoder()
+    serialise(model, tmp_path / "m")
+    state = torch.random.get_rng_state()
+    loaded = deserialise(tmp_path / "m")
+    assert torch.equal(torch.random.get_rng_state(), state)
+    latent = torch.ones(1, 4, 4, 4)
+    with torch.no_grad():
+        one, other = (
+            m.decode(latent, generator=torch.Generator().manual_seed(0)).sample for m in (model, loaded)
+        )
+    assert_same_tensor("picture", one, other)
+
+
+def test_what_a_library_would_make_otherwise_is_refused(tmp_path):
+    model = consistency_decoder()
+    model.decoder_scheduler.c_out *= 2
+    with pytest.raises(UnsupportedModel, match=r"because of decoder_scheduler\.c_out \(a Tensor that is not"):
+        serialise(model, tmp_path / "m")
+
+
+def test_attributes_that_from_pretrained_leaves_without_data_are_made_again(tmp_path):
+    import transformers
+
+    config = transformers.MimiConfig(
+        hidden_size=32, num_filters=8, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=4, head_dim=8,
+        intermediate_size=32, codebook_size=16, codebook_dim=8, vector_quantization_hidden_dimension=8,
+        num_quantizers=4, num_semantic_quantizers=1, upsample_groups=4,
+    )  # fmt: skip
+    transformers.MimiModel(config).save_pretrained(tmp_path / "hf")
+    model = transformers.MimiModel.from_pretrained(tmp_path / "hf")
+    assert on_meta(model)
+    serialise(model, tmp_path / "m")
+    loaded = deserialise(tmp_path / "m")
+    assert not on_meta(loaded)
+    sound = torch.linspace(-1, 1, 4000).reshape(1, 1, -1)
+    with torch.no_grad():
+        assert torch.equal(model.encode(sound).audio_codes, loaded.encode(sound).audio_codes)
+
+
 def transposed():
     module = nn.ModuleDict({"enc": nn.Linear(4, 3, bias=False), "dec": nn.Linear(3, 4, bias=False)})
     module.dec = module["dec"]
