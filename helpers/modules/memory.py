@@ -1,6 +1,17 @@
-"""Tensors that lie in the memory of others: found while saving, put back as views."""
+"""Tensors as memory: their bytes, their strides, and those that lie in the memory of others.
+
+What lies in another's memory is found while saving, stored once, and put back as a view.
+"""
 
 import torch
+
+
+def same_bytes(one: object, other: object) -> bool:
+    """Whether two objects are tensors that are equal to the bit."""
+    if not isinstance(one, torch.Tensor) or not isinstance(other, torch.Tensor):
+        return False
+    flat = (tensor.detach().to(one.device).reshape(-1).view(torch.uint8) for tensor in (one, other))
+    return one.dtype == other.dtype and one.shape == other.shape and torch.equal(*flat)
 
 
 def dense_strides(tensor: torch.Tensor) -> list | None:
@@ -47,7 +58,8 @@ def share(tensors: dict, structure: dict) -> list[str]:
         if views:
             base, view = next(iter(views.items()))
             structure["shared"][name] = base
-            structure["views"] |= {} if view == _view(near[base], near[base]) else {name: view}
+            if view != _view(near[base], near[base]):
+                structure.setdefault("views", {})[name] = view
             del tensors[name]
         else:
             problems += [f"{name} (overlaps {base})" for base, other in near.items() if _meet(other, tensor)]

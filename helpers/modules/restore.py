@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from helpers.errors import SkeletonMismatch
-from helpers.modules.memory import lay_out
+from helpers.modules.memory import lay_out, same_bytes
 from helpers.modules.reach import places, reached
-from helpers.modules.structure import OWN, attributes, blank, modes, same_bytes, slots, value
+from helpers.modules.structure import OWN, attributes, blank, modes, slots, value
 
 
 def restore(skeleton, tensors, structure, source):
@@ -114,12 +114,12 @@ def _swapped(place, prefix, fresh, replaced, seen):
 def _compare(skeleton, modules, tensors, laid, structure, source):
     lacking, different, owners = [], [], {}
     known = {*laid, *structure["aliases"], *structure["none"]}
-    places = {name for name in structure["attributes"] if name.rpartition(".")[0] in modules}
-    if places != {*structure["attributes"]}:  # some are in containers
-        places.update(name for name, *_ in attributes(skeleton))
+    there = {name for name in structure["attributes"] if name.rpartition(".")[0] in modules}
+    if there != {*structure["attributes"]}:  # some are in containers
+        there.update(name for name, *_ in attributes(skeleton))
     for name, owner, key, kind in slots(skeleton):
         old = value(owner, key, kind)
-        places.add(name)
+        there.add(name)
         if name not in known:
             left = structure["transient"], structure.get("omitted", ())
             if old is not None and old.numel() and not any(name in names for names in left):
@@ -140,7 +140,7 @@ def _compare(skeleton, modules, tensors, laid, structure, source):
             different.append(f"{name} (lazy in the skeleton: run it once on an example first)")
         elif old.shape != shape:
             different.append(f"{name} ({list(shape)} in the file, {list(old.shape)} in the skeleton)")
-    excess = sorted(known - places)
+    excess = sorted(known - there)
     parts = [("the skeleton lacks", excess), ("the file lacks", lacking), ("they differ in", different)]
     found = "; ".join(f"{what} {', '.join(names)}" for what, names in parts if names)
     if found:

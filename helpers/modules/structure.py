@@ -16,7 +16,7 @@ from torch import nn
 
 from helpers.errors import UnsupportedModel
 from helpers.format import layout
-from helpers.modules.memory import dense_strides, extent, is_dense, share
+from helpers.modules.memory import dense_strides, extent, is_dense, same_bytes, share
 from helpers.modules.reach import places, reached
 from helpers.weights.tensors import dtype_name
 
@@ -24,7 +24,6 @@ OWN = set(vars(nn.Module()))  # what every module has; anything else is the mode
 KEYS = {
     "aliases": dict,  # name -> first name of the same tensor object (tied weights, shared submodules)
     "shared": dict,  # name -> first name of another tensor object over the same memory
-    "views": dict,  # name in "shared" -> its offset, shape and strides, where they are not those of the other
     "frozen": list,  # parameters with requires_grad=False
     "grad_buffers": list,  # buffers with requires_grad=True
     "transient": list,  # buffers that are not persistent
@@ -34,6 +33,7 @@ KEYS = {
     "training": bool,  # mode of the root
     "other_mode": list,  # modules whose mode differs from the root's
 }
+VIEWS = {"views": dict}  # name in "shared" -> offset, shape, strides; only where they are not the other's own
 
 
 def blank():
@@ -105,7 +105,7 @@ def capture(module, source="the model", rebuild=None):
     tensors : dict of str to (str, torch.Tensor)
         Kind and tensor by name, each tensor once.
     structure : dict
-        JSON-able; see `KEYS`.
+        JSON-able; see `KEYS` and `VIEWS`.
 
     Raises
     ------
@@ -178,14 +178,6 @@ def _added(module, tensors, structure):
     ]
 
 
-def same_bytes(one, other):
-    """Whether two objects are tensors that are equal to the bit."""
-    if not isinstance(one, torch.Tensor) or not isinstance(other, torch.Tensor):
-        return False
-    flat = (tensor.detach().to(one.device).reshape(-1).view(torch.uint8) for tensor in (one, other))
-    return one.dtype == other.dtype and one.shape == other.shape and torch.equal(*flat)
-
-
 def _unsupported(tensor):
     if nn.parameter.is_lazy(tensor):
         return "lazy, not initialised"
@@ -214,8 +206,8 @@ def problem_with(structure, entries):
     entries : list of helpers.format.layout.Entry
         The tensors of the same manifest, checked.
     """
-    structure = {"views": {}} | structure  # which older files lack
-    if {key: type(value) for key, value in structure.items()} != KEYS:
+    structure = {"views": {}} | structure
+    if {key: type(value) for key, value in structure.items()} != KEYS | VIEWS:
         return "lacks parts of its structure or has unknown ones"
     shapes = {entry.name: entry.shape for entry in entries}
     lists = [structure[key] for key, kind in KEYS.items() if kind is list]
