@@ -41,7 +41,7 @@ def restore(skeleton, tensors, structure, source):
     )
     for name in structure["grad_buffers"]:
         laid[name].requires_grad_()
-    replaced = {}  # id of a skeleton's tensor -> (that tensor, kept alive; the loaded one)
+    replaced = {}  # id of what a skeleton holds -> (that, kept alive; what takes its place)
     for name, owner, key, kind in slots(skeleton):
         old, source_name = value(owner, key, kind), first.get(name)
         if name in structure.get("omitted", ()):
@@ -94,20 +94,19 @@ def _swapped(place, prefix, fresh, replaced, seen):
     """What a container holds, by key, with the skeleton's tensors exchanged for the loaded ones."""
     new = {}
     for key, held in place.items() if isinstance(place, dict) else enumerate(place):
-        new[key] = held
-        if isinstance(held, torch.Tensor):
-            if f"{prefix}{key}" in fresh:
-                replaced[id(held)] = (held, fresh[f"{prefix}{key}"])
-            new[key] = replaced.get(id(held), (None, held))[1]
+        name = f"{prefix}{key}"
+        if isinstance(held, torch.Tensor) and name in fresh:
+            replaced[id(held)] = (held, fresh[name])
         elif type(held) in (list, tuple, dict) and id(held) not in seen:
-            seen.update([id(held)] if type(held) is not tuple else [])  # it may hold itself
-            inner = _swapped(held, f"{prefix}{key}.", fresh, replaced, seen)
+            seen.add(id(held))  # it may hold itself
+            inner = _swapped(held, f"{name}.", fresh, replaced, seen)
             if type(held) is tuple:
-                new[key] = tuple(inner.values())
+                replaced[id(held)] = (held, tuple(inner.values()))
             elif type(held) is dict:
                 held.update(inner)
             else:
                 held[:] = inner.values()
+        new[key] = replaced.get(id(held), (None, held))[1]
     return new
 
 

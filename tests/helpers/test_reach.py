@@ -228,3 +228,14 @@ def test_a_structure_from_before_views_is_loaded(tmp_path):
     record["structure"].pop("views", None)
     path.write_text(json.dumps(record))
     deserialise(tmp_path / "m", skeleton=lambda: nn.Linear(2, 2))
+
+
+def test_a_part_of_a_model_with_containers_and_views_is_loaded(tmp_path):
+    serialise(hidden.Bank(), tmp_path / "m")
+    loaded = deserialise(tmp_path / "m", skeleton=hidden.Bank, only=lambda name: name in ("again", "pair.0"))
+    assert loaded.listed[0].is_meta and torch.equal(loaded.listed[1], torch.arange(4.0))
+    assert not loaded.pair[0].is_meta and loaded.pair[1].is_meta
+    module = sliced()
+    serialise(module, tmp_path / "v")
+    loaded = deserialise(tmp_path / "v", skeleton=apart, only=lambda name: name == "row")
+    assert torch.equal(loaded.row, module.row) and torch.equal(loaded.whole, module.whole)
