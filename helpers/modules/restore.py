@@ -12,7 +12,7 @@ from helpers.modules.reach import places, reached
 from helpers.modules.structure import OWN, attributes, blank, modes, slots, value
 
 
-def restore(skeleton, tensors, structure, source):
+def restore(skeleton: nn.Module, tensors: dict, structure: dict, source: object) -> None:
     """Make a skeleton equal to the module that was captured.
 
     Parameters
@@ -59,7 +59,10 @@ def restore(skeleton, tensors, structure, source):
         else:
             owner._buffers[key] = new
             persistence = owner._non_persistent_buffers_set
-            persistence.add(key) if name in transient else persistence.discard(key)
+            if name in transient:
+                persistence.add(key)
+            else:
+                persistence.discard(key)
     fresh = {name: laid[first[name]] for name in structure["attributes"]}
     for name, tensor in fresh.items():
         prefix, _, key = name.rpartition(".")
@@ -150,7 +153,7 @@ def _compare(skeleton, modules, tensors, laid, structure, source):
         )
 
 
-def structure_of(skeleton, tensors, source):
+def structure_of(skeleton: nn.Module, tensors: dict, source: object) -> dict:
     """A structure for a file that has no manifest: what the skeleton says, where the file is silent.
 
     Ties, frozen parameters, persistence and modes are the skeleton's. A stock file stores a tied
@@ -202,7 +205,7 @@ def structure_of(skeleton, tensors, source):
     return structure | modes(skeleton)
 
 
-def on_meta(module):
+def on_meta(module: nn.Module) -> list[str]:
     """Names of everything that a module reaches and that has no data yet, wherever it is kept."""
     empty = {id(part) for part in reached(module) if isinstance(part, torch.Tensor) and part.is_meta}
     known = {}

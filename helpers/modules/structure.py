@@ -10,6 +10,8 @@ anywhere else is refused by name (see `helpers.modules.reach`).
 
 import itertools
 import math
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -36,19 +38,19 @@ KEYS = {
 VIEWS = {"views": dict}  # name in "shared" -> offset, shape, strides; only where they are not the other's own
 
 
-def blank():
+def blank() -> dict:
     """A structure that says nothing special: of a model without torch modules, or to fill in."""
     return {key: kind() for key, kind in KEYS.items()}
 
 
-def modes(module):
+def modes(module: nn.Module) -> dict:
     """The two entries of a structure that tell train from eval mode."""
     parts = module.named_modules(remove_duplicate=False)
     other = [name for name, part in parts if part.training != module.training]
     return {"training": module.training, "other_mode": other}
 
 
-def slots(module):
+def slots(module: nn.Module) -> Iterator[tuple]:
     """Every place for a tensor: name, owner, key and kind; a shared submodule under all its names."""
     for prefix, owner in module.named_modules(remove_duplicate=False):
         prefix += "." if prefix else ""
@@ -57,7 +59,7 @@ def slots(module):
                 yield prefix + key, owner, key, kind
 
 
-def attributes(module):
+def attributes(module: nn.Module) -> Iterator[tuple]:
     """As `slots`, every tensor that is held without registration; the owner is the container that holds it."""
     seen = set()
     for prefix, owner in module.named_modules():
@@ -76,19 +78,22 @@ def _tensors_in(place, prefix, seen):
             yield from _tensors_in(held, f"{prefix}{key}.", seen)
 
 
-def value(owner, key, kind):
+def value(owner: Any, key: Any, kind: str) -> torch.Tensor | None:
+    """The tensor in a place that `slots` or `attributes` gave."""
     if kind == "attribute":
         return owner[key]
     return (owner._parameters if kind == "parameter" else owner._buffers)[key]
 
 
-def unseen(module):
+def unseen(module: nn.Module) -> dict[str, Any]:
     """What a module reaches and `capture` does not take: tensors, and objects that may hold some, by name."""
     known = {id(value(*place)) for _, *place in (*slots(module), *attributes(module))}
     return places(module, {id(part) for part in reached(module)} - known)
 
 
-def capture(module, source="the model", rebuild=None):
+def capture(
+    module: nn.Module, source: object = "the model", rebuild: Callable | None = None
+) -> tuple[dict, dict]:
     """Take from a module all that `restore` needs.
 
     Parameters
@@ -196,7 +201,7 @@ def _unsupported(tensor):
     return None
 
 
-def problem_with(structure, entries):
+def problem_with(structure: dict, entries: list) -> str | None:
     """What is wrong with a structure from a file, in words, or None.
 
     Parameters
