@@ -10,7 +10,7 @@ anywhere else is refused by name (see `helpers.modules.reach`).
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -91,9 +91,7 @@ def unseen(module: nn.Module) -> dict[str, Any]:
     return places(module, {id(part) for part in reached(module)} - known)
 
 
-def capture(
-    module: nn.Module, source: object = "the model", rebuild: Callable | None = None
-) -> tuple[dict, dict]:
+def capture(module: nn.Module, source: object = "the model", rebuild: Any = None) -> tuple[dict, dict]:
     """Take from a module all that `restore` needs.
 
     Parameters
