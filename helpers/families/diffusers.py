@@ -31,11 +31,12 @@ def save(model: Any, folder: Path, trusted: Any) -> Parts:
     """
     name = library.name_of(type(model))
     assert name is not None
-    tensors, structure = capture(model, name)
     model.save_config(folder)
     # JSON knows lists alone; constructors are mostly given tuples, which the configuration keeps
     settings = {"tuples": [key for key, value in model.config.items() if isinstance(value, tuple)]}
-    rehearse(lambda: _empty(folder, name, name, settings), tensors, structure, name)
+    build = lambda: _empty(folder, name, name, settings)  # noqa: E731
+    tensors, structure = capture(model, name, build)
+    rehearse(build, tensors, structure, name)
     return Parts(name, ("diffusers", "torch"), tensors, structure, settings, {})
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers.errors import UnsupportedModel
-from helpers.families import Parts, library
+from helpers.families import Parts, implementations, library
 from helpers.modules.skeleton import Skeleton, fill, rehearse
 from helpers.modules.structure import capture
 from helpers.options import Options
@@ -13,7 +13,6 @@ from helpers.saved.opened import Opened
 from helpers.timeline import phase
 
 _GENERATION = "generation_config.json"
-_EVERYWHERE = {"eager", "sdpa"}  # attention code that every machine has; others are chosen anew
 
 
 def owns(model: object) -> bool:
@@ -41,12 +40,13 @@ def save(model: Any, folder: Path, trusted: Any) -> Parts:
     assert name is not None
     if getattr(model, "is_quantized", False) or getattr(model, "hf_quantizer", None) is not None:
         raise UnsupportedModel(name, "is quantised", "Call model.dequantize() first, or keep its own format.")
-    tensors, structure = capture(model, name)
     model.config.to_json_file(folder / "config.json")
     if getattr(model, "generation_config", None) is not None:
         model.generation_config.to_json_file(folder / _GENERATION)
-    settings = {"attention": model.config._attn_implementation}
-    rehearse(lambda: _empty(folder, name, name, settings), tensors, structure, name)
+    settings = {"implementations": implementations.read(model)}
+    build = lambda: _empty(folder, name, name, settings)  # noqa: E731
+    tensors, structure = capture(model, name, build)
+    rehearse(build, tensors, structure, name)
     return Parts(name, ("transformers", "torch"), tensors, structure, settings, {})
 
 
@@ -75,6 +75,8 @@ def finish(opened: Opened, skeleton: Skeleton, weights: Any, children: dict, opt
     """
     model: Any = fill(skeleton, weights, options)
     model.name_or_path = opened.name()  # as from_pretrained does
+    for part in (*model.modules(), *model.parameters(), *model.buffers()):
+        vars(part)["_is_hf_initialized"] = True  # so too: a larger model that takes it in leaves it as it is
     if options.dtype is not None:  # as from_pretrained records it
         model.config.dtype = options.dtype
     if (opened.home / _GENERATION).is_file():
@@ -92,12 +94,11 @@ def _empty(folder, label, class_name, settings):
     library.read_json(folder, label, "config.json")  # whose error names the model, not a temporary folder
     with library.readable(f"{label}/config.json"):
         config = cls.config_class.from_pretrained(folder, local_files_only=True)
-    return build_from_config(cls, config, settings.get("attention"))
-
-
-def build_from_config(cls, config, attention=None):
-    """An empty model of a class, as ``AutoModel.from_config`` builds it, in eval mode."""
-    wanted = attention.values() if isinstance(attention, dict) else [attention]
-    if set(wanted) <= _EVERYWHERE:
+    attention = settings.get("attention")  # of a model saved when all parts had the same
+    if set(attention.values() if isinstance(attention, dict) else [attention]) <= {"eager", "sdpa"}:
         config._attn_implementation = attention
-    return cls._from_config(config).eval()  # what AutoModel.from_config calls for the class it finds
+    saved = settings.get("implementations", {})
+    implementations.set_before(config, saved)
+    model = cls._from_config(config).eval()  # what AutoModel.from_config calls for the class it finds
+    implementations.set_after(model, saved)
+    return model

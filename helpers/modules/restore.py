@@ -3,14 +3,18 @@
 The counterpart of `helpers.modules.structure`. Nothing is copied: the skeleton takes the tensors over.
 """
 
+import os
+
 import torch
 from torch import nn
 
 from helpers.errors import SkeletonMismatch
-from helpers.modules.structure import OWN, blank, modes, slots, value
+from helpers.modules.memory import lay_out, same_bytes
+from helpers.modules.reach import places, reached
+from helpers.modules.structure import OWN, attributes, blank, modes, slots, value
 
 
-def restore(skeleton, tensors, structure, source):
+def restore(skeleton: nn.Module, tensors: dict, structure: dict, source: str | os.PathLike) -> None:
     """Make a skeleton equal to the module that was captured.
 
     Parameters
@@ -30,20 +34,26 @@ def restore(skeleton, tensors, structure, source):
     SkeletonMismatch
         Lists every missing, unexpected or differently shaped tensor.
     """
-    places = list(slots(skeleton))
     modules = dict(skeleton.named_modules(remove_duplicate=False))
-    _compare(places, modules, tensors, structure, source)
-    make = _Maker(tensors, structure)
-    none, transient, other = (set(structure[key]) for key in ("none", "transient", "other_mode"))
-    replaced = {}  # id of a skeleton's tensor -> (that tensor, kept alive; the loaded one)
-    for name, owner, key, kind in places:
+    laid = lay_out(tensors, structure)
+    first = {name: name for name in laid} | structure["aliases"]
+    _compare(skeleton, modules, tensors, laid, structure, source)
+    none, transient, other, frozen = (
+        set(structure[key]) for key in ("none", "transient", "other_mode", "frozen")
+    )
+    for name in structure["grad_buffers"]:
+        laid[name].requires_grad_()
+    replaced = {}  # id of what a skeleton holds -> (that, kept alive; what takes its place)
+    for name, owner, key, kind in slots(skeleton):
+        old, source_name = value(owner, key, kind), first.get(name)
         if name in structure.get("omitted", ()):
             _empty(owner, key, kind)  # a skeleton built for real has random numbers there
             continue
-        if name not in make.names and name not in none:
+        if source_name is None and name not in none:
             continue  # an empty slot that the saved model did not have, or a buffer left as built
-        old = value(owner, key, kind)
-        new = None if name in none else make(name, kind, old)
+        if kind == "parameter" and source_name and not isinstance(laid[source_name], nn.Parameter):
+            laid[source_name] = _parameter(laid[source_name], old, source_name not in frozen)
+        new = laid.get(source_name)
         if old is not None:
             replaced[id(old)] = (old, new)
         if kind == "parameter":
@@ -51,14 +61,20 @@ def restore(skeleton, tensors, structure, source):
         else:
             owner._buffers[key] = new
             persistence = owner._non_persistent_buffers_set
-            persistence.add(key) if name in transient else persistence.discard(key)
-    for name in structure["attributes"]:
+            if name in transient:
+                persistence.add(key)
+            else:
+                persistence.discard(key)
+    fresh = {name: laid[first[name]] for name in structure["attributes"]}
+    for name, tensor in fresh.items():
         prefix, _, key = name.rpartition(".")
-        vars(modules[prefix])[key] = make(name, "attribute", None)
+        if prefix in modules:
+            modules[prefix].__dict__[key] = tensor
+    seen = set()
     for name, module in modules.items():
         module.training = structure["training"] != (name in other)
-        for key in vars(module).keys() - OWN:
-            vars(module)[key] = _swap(vars(module)[key], replaced)
+        held = {key: part for key, part in vars(module).items() if key not in OWN}
+        module.__dict__.update(_swapped(held, f"{name}." if name else "", fresh, replaced, seen))
 
 
 def _empty(owner, key, kind):
@@ -67,37 +83,6 @@ def _empty(owner, key, kind):
         new = old.detach().to("meta")
         place = owner._parameters if kind == "parameter" else owner._buffers
         place[key] = _parameter(new, old, old.requires_grad) if kind == "parameter" else new
-
-
-class _Maker:
-    """Makes each parameter or buffer once, so that tied names get one object."""
-
-    def __init__(self, tensors, structure):
-        self.tensors, self.structure = tensors, structure
-        self.made, self.memory = {}, {}
-        self.names = {*tensors, *structure["shared"], *structure["aliases"]}
-        self.fixed = {*structure["frozen"]}
-        self.grad_buffers = {*structure["grad_buffers"]}
-
-    def __call__(self, name, kind, old):
-        name = self.structure["aliases"].get(name, name)
-        if name not in self.made:
-            tensor = self._memory_of(self.structure["shared"].get(name, name)).detach()
-            if kind == "parameter":
-                tensor = _parameter(tensor, old, name not in self.fixed)
-            elif name in self.grad_buffers:
-                tensor.requires_grad_()
-            self.made[name] = tensor
-        return self.made[name]
-
-    def _memory_of(self, name):
-        if name not in self.memory:
-            tensor = self.tensors[name][1]
-            if strides := self.structure["strides"].get(name):
-                place = torch.empty_strided(tensor.shape, strides, dtype=tensor.dtype, device=tensor.device)
-                tensor = place.copy_(tensor)
-            self.memory[name] = tensor
-        return self.memory[name]
 
 
 def _parameter(tensor, old, requires_grad):
@@ -110,24 +95,35 @@ def _parameter(tensor, old, requires_grad):
     return parameter
 
 
-def _swap(held, replaced):
-    """What a module holds, with the skeleton's tensors exchanged for the loaded ones."""
-    if isinstance(held, torch.Tensor):
-        return replaced.get(id(held), (None, held))[1]
-    if type(held) is list:
-        held[:] = [_swap(item, replaced) for item in held]
-    elif type(held) is dict:
-        held.update({key: _swap(item, replaced) for key, item in held.items()})
-    elif type(held) is tuple and any(isinstance(item, torch.Tensor) for item in held):
-        return tuple(_swap(item, replaced) for item in held)
-    return held
+def _swapped(place, prefix, fresh, replaced, seen):
+    """What a container holds, by key, with the skeleton's tensors exchanged for the loaded ones."""
+    new = {}
+    for key, held in place.items() if isinstance(place, dict) else enumerate(place):
+        name = f"{prefix}{key}"
+        if isinstance(held, torch.Tensor) and name in fresh:
+            replaced[id(held)] = (held, fresh[name])
+        elif type(held) in (list, tuple, dict) and id(held) not in seen:
+            seen.add(id(held))  # it may hold itself
+            inner = _swapped(held, f"{name}.", fresh, replaced, seen)
+            if type(held) is tuple:
+                replaced[id(held)] = (held, tuple(inner.values()))
+            elif type(held) is dict:
+                held.update(inner)
+            else:
+                held[:] = inner.values()
+        new[key] = replaced.get(id(held), (None, held))[1]
+    return new
 
 
-def _compare(places, modules, tensors, structure, source):
+def _compare(skeleton, modules, tensors, laid, structure, source):
     lacking, different, owners = [], [], {}
-    known = {*tensors, *structure["shared"], *structure["aliases"], *structure["none"]}
-    for name, owner, key, kind in places:
+    known = {*laid, *structure["aliases"], *structure["none"]}
+    there = {name for name in structure["attributes"] if name.rpartition(".")[0] in modules}
+    if there != {*structure["attributes"]}:  # some are in containers
+        there.update(name for name, *_ in attributes(skeleton))
+    for name, owner, key, kind in slots(skeleton):
         old = value(owner, key, kind)
+        there.add(name)
         if name not in known:
             left = structure["transient"], structure.get("omitted", ())
             if old is not None and old.numel() and not any(name in names for names in left):
@@ -138,20 +134,17 @@ def _compare(places, modules, tensors, structure, source):
             different.append(
                 f"{name} (the skeleton shares it with {owners[id(owner), key]}, the file does not)"
             )
-        base = structure["shared"].get(first, first)
-        if old is None or base not in tensors:
+        if old is None or first not in laid:
             continue
-        stored_kind, tensor = tensors[base]
-        if name == base and kind != stored_kind and stored_kind != "state_dict":
-            different.append(f"{name} (a {stored_kind} in the file, a {kind} in the skeleton)")
+        stored = tensors[name][0] if name in tensors else kind
+        shape = laid[first].shape
+        if stored not in (kind, "state_dict"):
+            different.append(f"{name} (a {stored} in the file, a {kind} in the skeleton)")
         elif nn.parameter.is_lazy(old):
             different.append(f"{name} (lazy in the skeleton: run it once on an example first)")
-        elif old.shape != tensor.shape:
-            different.append(f"{name} ({list(tensor.shape)} in the file, {list(old.shape)} in the skeleton)")
-    held = {name for name, _, _, _ in places}
-    attributes = set(structure["attributes"])
-    excess = sorted(known - held - attributes)
-    excess += [name for name in structure["attributes"] if name.rpartition(".")[0] not in modules]
+        elif old.shape != shape:
+            different.append(f"{name} ({list(shape)} in the file, {list(old.shape)} in the skeleton)")
+    excess = sorted(known - there)
     parts = [("the skeleton lacks", excess), ("the file lacks", lacking), ("they differ in", different)]
     found = "; ".join(f"{what} {', '.join(names)}" for what, names in parts if names)
     if found:
@@ -162,7 +155,7 @@ def _compare(places, modules, tensors, structure, source):
         )
 
 
-def structure_of(skeleton, tensors, source):
+def structure_of(skeleton: nn.Module, tensors: dict, source: str | os.PathLike) -> dict:
     """A structure for a file that has no manifest: what the skeleton says, where the file is silent.
 
     Ties, frozen parameters, persistence and modes are the skeleton's. A stock file stores a tied
@@ -199,7 +192,7 @@ def structure_of(skeleton, tensors, source):
     for names in groups.values():
         stored = [name for name in names if name in tensors]
         for name in stored[1:]:
-            if not _same_bytes(tensors[name][1], tensors[stored[0]][1]):
+            if not same_bytes(tensors[name][1], tensors[stored[0]][1]):
                 unequal.append(f"{name} and {stored[0]}")
             del tensors[name]
         if stored:
@@ -214,24 +207,11 @@ def structure_of(skeleton, tensors, source):
     return structure | modes(skeleton)
 
 
-def _same_bytes(one, other):
-    flat = (t.reshape(-1).view(torch.uint8) for t in (one, other))
-    return one.dtype == other.dtype and one.shape == other.shape and torch.equal(*flat)
-
-
-def on_meta(module):
-    """Names of everything in a module that has no data yet, in containers too."""
-    found = [n for n, o, k, kind in slots(module) if (t := value(o, k, kind)) is not None and t.is_meta]
-    for prefix, owner in module.named_modules():
-        found += [f"{prefix}.{key}" for key in vars(owner).keys() - OWN if _holds_meta(vars(owner)[key])]
-    return found
-
-
-def _holds_meta(held):
-    if isinstance(held, torch.Tensor):
-        return held.is_meta
-    if isinstance(held, dict):
-        held = held.values()
-    elif not isinstance(held, (list, tuple)):
-        return False
-    return any(map(_holds_meta, held))
+def on_meta(module: nn.Module) -> list[str]:
+    """Names of everything that a module reaches and that has no data yet, wherever it is kept."""
+    empty = {id(part) for part in reached(module) if isinstance(part, torch.Tensor) and part.is_meta}
+    known = {}
+    if empty:
+        known = {name: id(value(*place)) for name, *place in (*slots(module), *attributes(module))}
+    named = [name for name, key in known.items() if key in empty]
+    return named + list(places(module, empty.difference(known.values())))

@@ -2,16 +2,25 @@
 
 A state dict is a flat list of tensors. A module also knows which names are one tensor (ties),
 which parameters are frozen, which buffers are not persistent, which slots are None, which
-submodules are in train mode, and it may hold tensors that it never registered. `capture`
-writes all of this down; `helpers.modules.restore` gives it back. Not captured: gradients, hooks, and
-tensors inside lists or dictionaries, which the constructor makes again.
+submodules are in train mode, and it may hold tensors that it never registered, as attributes or in
+lists, tuples and dictionaries. `capture` writes all of this down; `helpers.modules.restore` gives it
+back. Left to the constructor: gradients, hooks, and all that holds no tensor. A tensor that is kept
+anywhere else is refused by name (see `helpers.modules.reach`).
 """
+
+import itertools
+import math
+import os
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import nn
 
 from helpers.errors import UnsupportedModel
 from helpers.format import layout
+from helpers.modules.memory import dense_strides, extent, is_dense, same_bytes, share
+from helpers.modules.reach import places, reached
 from helpers.weights.tensors import dtype_name
 
 OWN = set(vars(nn.Module()))  # what every module has; anything else is the model's own
@@ -21,50 +30,71 @@ KEYS = {
     "frozen": list,  # parameters with requires_grad=False
     "grad_buffers": list,  # buffers with requires_grad=True
     "transient": list,  # buffers that are not persistent
-    "attributes": list,  # tensors held without registration
+    "attributes": list,  # tensors held without registration, in containers too
     "none": list,  # slots that hold None
     "strides": dict,  # name -> strides, where they are not those of a contiguous tensor
     "training": bool,  # mode of the root
     "other_mode": list,  # modules whose mode differs from the root's
 }
+VIEWS = {"views": dict}  # name in "shared" -> offset, shape, strides; only where they are not the other's own
 
 
-def blank():
+def blank() -> dict:
     """A structure that says nothing special: of a model without torch modules, or to fill in."""
     return {key: kind() for key, kind in KEYS.items()}
 
 
-def modes(module):
+def modes(module: nn.Module) -> dict:
     """The two entries of a structure that tell train from eval mode."""
     parts = module.named_modules(remove_duplicate=False)
     other = [name for name, part in parts if part.training != module.training]
     return {"training": module.training, "other_mode": other}
 
 
-def slots(module):
+def slots(module: nn.Module) -> Iterator[tuple]:
     """Every place for a tensor: name, owner, key and kind; a shared submodule under all its names."""
     for prefix, owner in module.named_modules(remove_duplicate=False):
         prefix += "." if prefix else ""
         for kind, place in (("parameter", owner._parameters), ("buffer", owner._buffers)):
-            for key in place:
+            for key, _ in place.items():
                 yield prefix + key, owner, key, kind
 
 
-def _attributes(module):
+def attributes(module: nn.Module) -> Iterator[tuple]:
+    """As `slots`, every tensor that is held without registration; the owner is the container that holds it."""
+    seen = set()
     for prefix, owner in module.named_modules():
-        prefix += "." if prefix else ""
-        for key, value in vars(owner).items():
-            if key not in OWN and isinstance(value, torch.Tensor):
-                yield prefix + key, owner, key, "attribute"
+        own = {key: held for key, held in vars(owner).items() if key not in OWN}
+        yield from _tensors_in(own, f"{prefix}." if prefix else "", seen)
 
 
-def value(owner, key, kind):
+def _tensors_in(place, prefix, seen):
+    for key, held in place.items() if type(place) is dict else enumerate(place):
+        if type(key) not in (str, int):
+            continue  # it gives no name that will be found again
+        if isinstance(held, torch.Tensor):
+            yield f"{prefix}{key}", place, key, "attribute"
+        elif type(held) in (list, tuple, dict) and id(held) not in seen:
+            seen.add(id(held))  # it may hold itself
+            yield from _tensors_in(held, f"{prefix}{key}.", seen)
+
+
+def value(owner: Any, key: Any, kind: str) -> Any:
+    """The tensor in a place that `slots` or `attributes` gave."""
     if kind == "attribute":
-        return vars(owner)[key]
+        return owner[key]
     return (owner._parameters if kind == "parameter" else owner._buffers)[key]
 
 
-def capture(module, source="the model"):
+def unseen(module: nn.Module) -> dict[str, Any]:
+    """What a module reaches and `capture` does not take: tensors, and objects that may hold some, by name."""
+    known = {id(value(*place)) for _, *place in (*slots(module), *attributes(module))}
+    return places(module, {id(part) for part in reached(module)} - known)
+
+
+def capture(
+    module: nn.Module, source: str | os.PathLike = "the model", rebuild: Any = None
+) -> tuple[dict, dict]:
     """Take from a module all that `restore` needs.
 
     Parameters
@@ -72,63 +102,86 @@ def capture(module, source="the model"):
     module : torch.nn.Module
     source : str or path-like
         Named in errors.
+    rebuild : callable, optional
+        Builds the empty model for real, as it will be built on loading. What it makes again in the same
+        place, equal to the bit, need not be stored.
 
     Returns
     -------
     tensors : dict of str to (str, torch.Tensor)
         Kind and tensor by name, each tensor once.
     structure : dict
-        JSON-able; see `KEYS`.
+        JSON-able; see `KEYS` and `VIEWS`.
 
     Raises
     ------
     UnsupportedModel
-        Names every lazy, meta, sparse, quantised or otherwise unusual tensor, and every
-        module with an extra state of its own.
+        Names every lazy, meta, sparse, quantised or otherwise unusual tensor, every tensor that is
+        kept where it cannot be stored from, and every module with an extra state of its own.
     """
     tensors, problems = {}, []
     structure = blank()
-    first_name, first_memory = {}, {}
-    for name, owner, key, kind in [*slots(module), *_attributes(module)]:
+    names = {}  # of every tensor, by its id
+    for name, owner, key, kind in (*slots(module), *attributes(module)):
         tensor = value(owner, key, kind)
+        if kind == "attribute" and tensor.is_meta and rebuild is not None:
+            continue  # unused by a library's own model, which lives without it, and made again
         if kind == "buffer" and key in owner._non_persistent_buffers_set:
             structure["transient"].append(name)
         if kind == "attribute":
             structure["attributes"].append(name)
         if tensor is None:
             structure["none"].append(name)
-            continue
-        if id(tensor) in first_name:
-            structure["aliases"][name] = first_name[id(tensor)]
-            continue
-        first_name[id(tensor)] = name
-        if problem := _unsupported(tensor):
+        elif id(tensor) in names:
+            structure["aliases"][name] = names[id(tensor)]
+        elif problem := _unsupported(tensor):
             problems.append(f"{name} ({problem})")
-            continue
-        if kind == "parameter" and not tensor.requires_grad:
-            structure["frozen"].append(name)
-        if kind == "buffer" and tensor.requires_grad:
-            structure["grad_buffers"].append(name)
-        place = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
-        if tensor.numel() and place in first_memory:
-            structure["shared"][name] = first_memory[place]
-            continue
-        first_memory[place] = name
-        if strides := _dense_strides(tensor):
-            structure["strides"][name] = strides
-        tensors[name] = (kind, tensor)
-    problems += [
-        f"{prefix or 'the module itself'} (get_extra_state)"
-        for prefix, owner in module.named_modules()
-        if type(owner).get_extra_state is not nn.Module.get_extra_state
-    ]
+        elif name in tensors:
+            problems.append(f"{name} (a name for two tensors)")
+        else:
+            names[id(tensor)] = name
+            tensors[name] = (kind, tensor)
+            if kind == "parameter" and not tensor.requires_grad:
+                structure["frozen"].append(name)
+            if kind == "buffer" and tensor.requires_grad:
+                structure["grad_buffers"].append(name)
+    problems += _beyond(module, rebuild)
+    problems = problems or _added(module, tensors, structure) + share(tensors, structure)
     if problems:
         raise UnsupportedModel(
             source,
             f"cannot be saved exactly because of {', '.join(problems)}",
-            "Materialise, densify, dequantise or remove these first.",
+            "Materialise, densify, dequantise, clone or remove these, or register them as buffers.",
         )
+    for name, (_, tensor) in tensors.items():
+        if strides := dense_strides(tensor):
+            structure["strides"][name] = strides
     return tensors, structure | modes(module)
+
+
+def _beyond(module, rebuild):
+    """What a module has besides its tensors, in words: an extra state, tensors out of sight."""
+    for prefix, owner in module.named_modules():
+        if type(owner).get_extra_state is not nn.Module.get_extra_state:
+            yield f"{prefix or 'the module itself'} (get_extra_state)"
+    hidden, again = unseen(module), {}
+    if hidden and rebuild is not None:
+        with torch.random.fork_rng(devices=[]):
+            again = unseen(rebuild())
+    for name, part in hidden.items():
+        if not same_bytes(part, again.get(name)):
+            yield f"{name or 'the module itself'} (a {type(part).__name__} that is not registered)"
+
+
+def _added(module, tensors, structure):
+    """What the state dict of a module holds and the module does not."""
+    memory = {tensor.data_ptr() for _, tensor in tensors.values()}
+    names = {*tensors, *structure["aliases"], *structure["none"]}
+    return [
+        f"{name} (only in the state dict)"
+        for name, held in module.state_dict().items()
+        if name not in names and not (isinstance(held, torch.Tensor) and held.data_ptr() in memory)
+    ]
 
 
 def _unsupported(tensor):
@@ -149,23 +202,7 @@ def _unsupported(tensor):
     return None
 
 
-def _dense_strides(tensor):
-    """The strides of a permuted but gapless tensor (channels_last, a transpose), else None."""
-    strides = list(tensor.stride())
-    return strides if not tensor.is_contiguous() and is_dense(tensor.shape, strides) else None
-
-
-def is_dense(shape, strides):
-    """Whether strides visit every element of a block of memory once, in whatever order."""
-    expected = 1
-    for stride, size in sorted(zip(strides, shape, strict=True)):
-        if size != 1 and stride != expected:
-            return False
-        expected *= size
-    return True
-
-
-def problem_with(structure, entries):
+def problem_with(structure: dict, entries: list) -> str | None:
     """What is wrong with a structure from a file, in words, or None.
 
     Parameters
@@ -175,15 +212,14 @@ def problem_with(structure, entries):
     entries : list of helpers.format.layout.Entry
         The tensors of the same manifest, checked.
     """
-    if {key: type(value) for key, value in structure.items()} != KEYS:
+    structure = {"views": {}} | structure
+    if {key: type(value) for key, value in structure.items()} != KEYS | VIEWS:
         return "lacks parts of its structure or has unknown ones"
     shapes = {entry.name: entry.shape for entry in entries}
-    for key in (key for key, kind in KEYS.items() if kind is list):
-        if not all(isinstance(name, str) for name in structure[key]):
-            return f"has a malformed list {key!r}"
-    for key in ("aliases", "shared"):
-        if not all(isinstance(target, str) for target in structure[key].values()):
-            return f"has a malformed table {key!r}"
+    lists = [structure[key] for key, kind in KEYS.items() if kind is list]
+    texts = itertools.chain(*lists, structure["aliases"].values(), structure["shared"].values())
+    if not all(isinstance(name, str) for name in texts):
+        return "has a malformed list or table of names"
     for name, target in structure["shared"].items():
         if name in shapes or target not in shapes:
             return f"lets {name!r} share the memory of an unknown tensor"
@@ -196,4 +232,17 @@ def problem_with(structure, entries):
         good = name in shapes and isinstance(strides, list) and all(type(n) is int for n in strides)
         if not (good and len(strides) == len(shapes[name]) and is_dense(shapes[name], strides)):
             return f"gives {name!r} impossible strides"
+    for name, view in structure["views"].items():
+        if not _fits(view, shapes.get(structure["shared"].get(name), ())):
+            return f"gives {name!r} an impossible place in the memory of another"
     return None
+
+
+def _fits(view, shape):
+    """Whether this is an offset, a shape and strides within a block of memory."""
+    if not isinstance(view, list) or [type(part) for part in view] != [int, list, list]:
+        return False
+    offset, sizes, strides = view
+    numbers = [offset, *sizes, *strides]
+    whole = all(type(number) is int and number >= 0 for number in numbers) and len(sizes) == len(strides)
+    return whole and 0 not in sizes and offset + extent(sizes, strides) <= math.prod(shape)
