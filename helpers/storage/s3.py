@@ -53,9 +53,9 @@ def store(source: str) -> Store:
         client = _client()
 
     def address(key):
-        place = {"Bucket": bucket, "Key": posixpath.join(prefix, key) if key else prefix}
+        wanted = {"Bucket": bucket, "Key": posixpath.join(prefix, key) if key else prefix}
         with _said(label):  # signed anew for each request, so it needs to last only as long as that
-            return client.generate_presigned_url("get_object", Params=place, ExpiresIn=3600)
+            return client.generate_presigned_url("get_object", Params=wanted, ExpiresIn=3600)
 
     return Store(label, address, {})
 

@@ -12,7 +12,7 @@ import architectures
 import pytest
 
 from helpers.errors import ModelError, NotAModel, StorageError
-from workbook import places
+from workbook import paths
 from workbook.bench import __main__ as bench_main
 from workbook.bench import memory, models, pagecache, report, run
 from workbook.bench.routes import ALL
@@ -37,7 +37,7 @@ def bench(*arguments, **options):
 
 
 def scratch_left():
-    return list(places.CACHE.glob(".bench-*"))
+    return list(paths.CACHE.glob(".bench-*"))
 
 
 def test_a_users_own_model_is_measured_by_several_routes(tiny, tmp_path):
@@ -149,7 +149,7 @@ def test_no_replica_is_left_when_one_fails(tiny_files, monkeypatch):
 
 
 def test_memory_is_measured_on_a_fresh_checkout(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(places, "CACHE", tmp_path / "data" / "cache")
+    monkeypatch.setattr(paths, "CACHE", tmp_path / "data" / "cache")
     monkeypatch.setattr(memory, "measure", lambda model: [])
     memory.main(str(tiny), tmp_path / "r.json")
     assert json.loads((tmp_path / "r.json").read_text())["memory"] == []
@@ -248,9 +248,9 @@ def test_every_format_of_the_table_is_one_that_can_be_made():
 def test_the_figures_in_the_readme_are_those_of_the_recorded_run():
     from workbook.bench import chart
 
-    readme = (places.DATA.parent / "README.md").read_text()
+    readme = (paths.DATA.parent / "README.md").read_text()
     shown = readme.partition("1.7b-cpu.json -->\n")[2].partition("<!-- /figures -->")[0]
-    recorded = json.loads((places.DATA / "results" / "1.7b-cpu.json").read_text())
+    recorded = json.loads((paths.DATA / "results" / "1.7b-cpu.json").read_text())
     assert shown.strip() == "\n".join(chart.lines(recorded)).strip()
     rounds = {(entry["route"], entry["state"]): 0 for entry in recorded["runs"]}
     for entry in recorded["runs"]:

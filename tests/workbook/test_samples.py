@@ -10,7 +10,7 @@ from equality import assert_same_module
 
 from helpers import deserialise, serialise
 from helpers.errors import CorruptFile, StorageError
-from workbook import places, samples
+from workbook import paths, samples
 from workbook.samples import language_model
 
 pytestmark = pytest.mark.slow  # the real models, which draw and answer
@@ -65,7 +65,7 @@ print(anonymous() - before)
 
 @pytest.fixture
 def empty_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(places, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(paths, "CACHE", tmp_path / "cache")
     monkeypatch.delenv("SMOLLM2", raising=False)
     return tmp_path / "cache"
 
@@ -137,7 +137,7 @@ def test_the_digits_unet_draws_what_it_is_asked_for():
 def test_the_digits_unet_is_small_and_what_data_readme_says():
     import hashlib
 
-    weights = places.DATA / "digits_unet" / "diffusion_pytorch_model.safetensors"
+    weights = paths.DATA / "digits_unet" / "diffusion_pytorch_model.safetensors"
     assert weights.stat().st_size <= 8_000_000
-    readme = (places.DATA / "README.md").read_text()
+    readme = (paths.DATA / "README.md").read_text()
     assert hashlib.sha256(weights.read_bytes()).hexdigest() in readme

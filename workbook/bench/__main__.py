@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from helpers.errors import ModelError
-from workbook import places
+from workbook import paths
 from workbook.bench import models, report, run, streaming
 from workbook.bench.routes import ALL
 from workbook.samples import servers
@@ -43,8 +43,8 @@ def main():
         print(f"{name}: {reason}", flush=True)
     if not good:
         sys.exit("none of these routes can run here")
-    places.CACHE.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=places.CACHE, prefix=".bench-") as scratch:
+    paths.CACHE.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=paths.CACHE, prefix=".bench-") as scratch:
         print("preparing the files", flush=True)
         try:
             model = models.prepare(given.model, {ALL[name][1] for name in good}, Path(scratch))

@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 from helpers.errors import ModelError, StorageError
-from workbook import places
+from workbook import paths
 
 WAYS = ("helpers mapped", "helpers read", "from_pretrained")
 COUNTS = (1, 2, 4)
@@ -104,8 +104,8 @@ def main(name, target=None):
     from workbook.bench import models
     from workbook.machine import facts
 
-    places.CACHE.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=places.CACHE, prefix=".bench-") as scratch:
+    paths.CACHE.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=paths.CACHE, prefix=".bench-") as scratch:
         model = models.prepare(name, {"hf", "helpers"}, Path(scratch))
         result = {"model": name, "machine": facts(), "bytes": model.file("helpers").stat().st_size}
         result["memory"] = measure(model)

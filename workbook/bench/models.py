@@ -9,7 +9,7 @@ from typing import NamedTuple
 from helpers.errors import ModelError, NotAModel, StorageError
 from helpers.format import manifest
 from helpers.storage import atomic as commit
-from workbook import places
+from workbook import paths
 
 _SMOL = {
     "vocab_size": 49152,
@@ -119,7 +119,7 @@ def prepare(name, forms, scratch):
         raise NotAModel(
             name, "is no model of the benchmark", f"Choose {', '.join(NAMES)} or a Hugging Face directory."
         )
-    folder = (places.CACHE / "bench" if name in NAMES else scratch) / Path(name).name
+    folder = (paths.CACHE / "bench" if name in NAMES else scratch) / Path(name).name
     model = Model(name, folder)
     if (folder / "helpers").exists() and not _is_current(folder / "helpers"):
         shutil.rmtree(folder / "helpers")

