@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers.families import Parts, library
-from helpers.modules.skeleton import Skeleton, fill, rehearse
-from helpers.modules.structure import capture
+from helpers.modules.skeleton import Skeleton, capture_rehearsed, fill
 from helpers.options import Options
 from helpers.saved.opened import Opened
 from helpers.timeline import phase
@@ -34,9 +33,7 @@ def save(model: Any, folder: Path, trusted: Any) -> Parts:
     model.save_config(folder)
     # JSON knows lists alone; constructors are mostly given tuples, which the configuration keeps
     settings = {"tuples": [key for key, value in model.config.items() if isinstance(value, tuple)]}
-    build = lambda: _empty(folder, name, name, settings)  # noqa: E731
-    tensors, structure = capture(model, name, build)
-    rehearse(build, tensors, structure, name)
+    tensors, structure = capture_rehearsed(model, name, lambda: _empty(folder, name, name, settings))
     return Parts(name, ("diffusers", "torch"), tensors, structure, settings, {})
 
 
@@ -48,9 +45,7 @@ def skeleton(opened: Opened, options: Options) -> Skeleton:
     CorruptFile
         The manifest names no model of the diffusers library, or config.json is unreadable.
     """
-    record, label = opened.record, opened.name()
-    build = lambda: _empty(opened.home, label, record.class_name, record.settings)  # noqa: E731
-    return Skeleton(options.skeleton or build, label)
+    return library.skeleton(opened, options, _empty)
 
 
 def finish(opened: Opened, skeleton: Skeleton, weights: Any, children: dict, options: Options) -> Any:

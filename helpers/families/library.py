@@ -4,14 +4,18 @@ A manifest is untrusted, so a name in it is looked up here: three patterns, no p
 """
 
 import contextlib
+import functools
 import importlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from helpers.errors import CorruptFile, extra
+from helpers.modules.skeleton import Skeleton
+from helpers.options import Options
+from helpers.saved.opened import Opened
 
 LIBRARIES = ("transformers", "diffusers")
 
@@ -77,6 +81,13 @@ def base(class_name: str) -> type:
     """A base class by its public name, from this package's own code."""
     library, _, name = class_name.partition(".")
     return getattr(importlib.import_module(library), name)
+
+
+def skeleton(opened: Opened, options: Options, empty: Callable) -> Skeleton:
+    """The empty model of a saved one, from ``empty(folder, label, class_name, settings)`` or the caller's function."""
+    record, label = opened.record, opened.name()
+    build = functools.partial(empty, opened.home, label, record.class_name, record.settings)
+    return Skeleton(options.skeleton or build, label)
 
 
 @contextlib.contextmanager

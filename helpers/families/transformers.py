@@ -6,8 +6,7 @@ from typing import Any
 
 from helpers.errors import UnsupportedModel
 from helpers.families import Parts, implementations, library
-from helpers.modules.skeleton import Skeleton, fill, rehearse
-from helpers.modules.structure import capture
+from helpers.modules.skeleton import Skeleton, capture_rehearsed, fill
 from helpers.options import Options
 from helpers.saved.opened import Opened
 from helpers.timeline import phase
@@ -44,9 +43,7 @@ def save(model: Any, folder: Path, trusted: Any) -> Parts:
     if getattr(model, "generation_config", None) is not None:
         model.generation_config.to_json_file(folder / _GENERATION)
     settings = {"implementations": implementations.read(model)}
-    build = lambda: _empty(folder, name, name, settings)  # noqa: E731
-    tensors, structure = capture(model, name, build)
-    rehearse(build, tensors, structure, name)
+    tensors, structure = capture_rehearsed(model, name, lambda: _empty(folder, name, name, settings))
     return Parts(name, ("transformers", "torch"), tensors, structure, settings, {})
 
 
@@ -58,9 +55,7 @@ def skeleton(opened: Opened, options: Options) -> Skeleton:
     CorruptFile
         The manifest names no model of the transformers library, or config.json is unreadable.
     """
-    record, label = opened.record, opened.name()
-    build = lambda: _empty(opened.home, label, record.class_name, record.settings)  # noqa: E731
-    return Skeleton(options.skeleton or build, label)
+    return library.skeleton(opened, options, _empty)
 
 
 def finish(opened: Opened, skeleton: Skeleton, weights: Any, children: dict, options: Options) -> Any:

@@ -8,6 +8,7 @@ from torch.overrides import TorchFunctionMode
 
 from helpers.errors import SkeletonMismatch, UnsupportedModel
 from helpers.modules.restore import on_meta, restore, structure_of
+from helpers.modules.structure import capture
 from helpers.options import Options
 from helpers.timeline import phase
 
@@ -100,25 +101,28 @@ def _put_in(model, tensors, structure, label, options):
     restore(model, tensors, structure, label)
 
 
-def rehearse(build: Callable[[], torch.nn.Module], tensors: dict, structure: dict, name: str) -> None:
-    """Make sure, while saving, that the empty model can be built again and fits.
+def capture_rehearsed(model: torch.nn.Module, name: str, build: Callable[[], Any]) -> tuple[dict, dict]:
+    """Take a model's tensors and structure, and make sure that the empty model can be built again and fits.
 
     Parameters
     ----------
-    build : callable
-        Builds the empty model.
-    tensors : dict of str to (str, torch.Tensor)
-        Kind and tensor by name.
-    structure : dict
-        Both from `helpers.modules.structure.capture`.
+    model : torch.nn.Module
     name : str
         Named in errors.
+    build : callable
+        Builds the empty model, as it will be built on loading.
+
+    Returns
+    -------
+    tensors, structure
+        As `helpers.modules.structure.capture`.
 
     Raises
     ------
     UnsupportedModel
-        The model is not what its configuration builds.
+        The model is not what its configuration builds, or it cannot be captured.
     """
+    tensors, structure = capture(model, name, build)
     meta = {key: (kind, tensor.to("meta")) for key, (kind, tensor) in tensors.items()}
     try:
         restore(Skeleton(build, name).model, meta, structure, name)
@@ -128,6 +132,7 @@ def rehearse(build: Callable[[], torch.nn.Module], tensors: dict, structure: dic
             f"is not what its configuration builds ({error.problem})",
             "Merge adapters, or make it a part of a torch.nn.Module of your own and load with skeleton=.",
         ) from error
+    return tensors, structure
 
 
 class _NoInitialisation(TorchFunctionMode):
