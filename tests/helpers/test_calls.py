@@ -149,3 +149,10 @@ class _Bar:
 
     def __exit__(self, *_):
         pass
+
+
+def test_the_hint_for_an_adapter_model_is_one_that_can_work(tmp_path):
+    wrapped = type("PeftModel", (nn.Linear,), {"__module__": "peft.peft_model"})
+    serialise(wrapped(3, 2), tmp_path / "m")
+    with pytest.raises(SkeletonMismatch, match="a function that loads the base model and wraps it as it was"):
+        deserialise(tmp_path / "m")
