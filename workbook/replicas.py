@@ -28,7 +28,7 @@ def require_ray():
 
 
 def check_memory(source, replicas, mapped=None, cache=None):
-    """Whether the memory holds so many replicas, before any of them starts.
+    """Refuse more replicas than the memory holds, before any of them starts.
 
     Mapped replicas on one host share the weights, others each hold their own: those of an address
     without a copy in ``cache``, and those that decrypt.

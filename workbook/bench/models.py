@@ -216,7 +216,10 @@ def _filled(build):
         model.tie_weights()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter.fill_(1.0) if "norm" in name and parameter.dim() == 1 else parameter.normal_(0, 0.02)
+            if "norm" in name and parameter.dim() == 1:
+                parameter.fill_(1.0)
+            else:
+                parameter.normal_(0, 0.02)
     return model.eval()
 
 

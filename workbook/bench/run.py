@@ -141,7 +141,8 @@ def _one(model, name, device, state, code=()):
     for file in code:
         pull(file)
     path = model.file(ALL[name][1])
-    pagecache.evict(path) if state == "cold" else pagecache.read_through(path)
+    prepare = pagecache.evict if state == "cold" else pagecache.read_through
+    prepare(path)
     left = pagecache.resident(path)
     if state == "cold":
         time.sleep(_SETTLE)
