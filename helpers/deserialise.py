@@ -193,7 +193,7 @@ def _device(device: str | int | torch.device | None) -> torch.device:
     if found.type == "meta":
         raise ModelError(f"device={device!r}", "is no device to load to", "Pass 'cpu', 'cuda' or 'cuda:1'.")
     if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
-        raise ModelError(f"device={device!r}", "is not available here", "Pass device='cpu', or leave it out.")
+        raise ModelError(str(found), "is not available here", "Pass device='cpu', or leave it out.")
     return found
 
 
