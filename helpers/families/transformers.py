@@ -70,8 +70,12 @@ def finish(opened: Opened, skeleton: Skeleton, weights: Any, children: dict, opt
     """
     model: Any = fill(skeleton, weights, options)
     model.name_or_path = opened.name()  # as from_pretrained does
-    for part in (*model.modules(), *model.parameters(), *model.buffers()):
-        vars(part)["_is_hf_initialized"] = True  # so too: a larger model that takes it in leaves it as it is
+    for (
+        module
+    ) in model.modules():  # as it marks them: a larger model that takes them in leaves them as they are
+        for part in (module, *module._parameters.values(), *module._buffers.values()):
+            if part is not None:
+                vars(part)["_is_hf_initialized"] = True
     if options.dtype is not None:  # as from_pretrained records it
         model.config.dtype = options.dtype
     if (opened.home / _GENERATION).is_file():

@@ -13,6 +13,7 @@ are used:
   0.1 % of a 269 MB model, and refuses a model whose index is longer.
 """
 
+import functools
 import hashlib
 import struct
 from collections.abc import Iterable
@@ -79,9 +80,14 @@ def _stored_name(name):
 
 
 def _description(entry):
-    name, dtype = _stored_name(entry.name), DTYPES[entry.dtype][0].encode()
-    shape = struct.pack(f"<B{len(entry.shape)}I", len(entry.shape), *entry.shape)
-    return name, bytes([len(dtype)]) + dtype + shape
+    return _described(entry.name, entry.dtype, entry.shape)
+
+
+@functools.lru_cache(maxsize=1 << 14)  # a load needs each five times
+def _described(name, dtype, shape):
+    code = DTYPES[dtype][0].encode()
+    packed = struct.pack(f"<B{len(shape)}I", len(shape), *shape)
+    return _stored_name(name), bytes([len(code)]) + code + packed
 
 
 def _bare_header_length(entry):

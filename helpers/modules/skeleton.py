@@ -86,8 +86,11 @@ def fill(skeleton: Skeleton, weights: Any, options: Options) -> torch.nn.Module:
             f"these have no data after loading: {', '.join(sorted(empty))}",
             "Build the skeleton without torch.device('meta') of its own.",
         )
-    # what was built, not loaded (constants), follows to where the weights are
-    return model._apply(lambda t: t if t.is_meta else t.to(options.device))
+    here = (options.device, torch.device("meta"))
+    if options.device.type != "cpu" or not all(buffer.device in here for buffer in model.buffers()):
+        # what was built, not loaded (constants), follows to where the weights are
+        model._apply(lambda t: t if t.is_meta else t.to(options.device))
+    return model
 
 
 def _put_in(model, tensors, structure, label, options):
