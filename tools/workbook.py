@@ -50,6 +50,7 @@ def identify(notebook):
             digest = hashlib.sha256(cell.source.encode()).hexdigest()
             cell["id"] = next(digest[:length] for length in range(8, 65) if digest[:length] not in taken)
             taken.add(cell["id"])
+    notebook.metadata.pop("widgets", None)  # thousands of lines for bars that are over
     notebook.nbformat_minor = 5
     notebook.metadata.kernelspec = {
         "display_name": "Python 3 (ipykernel)",
