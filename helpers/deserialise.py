@@ -57,13 +57,15 @@ def deserialise(
         buffers while loading. Buffers that are not persistent (rotary frequencies) keep their type, as
         ``from_pretrained`` leaves them.
     skeleton : callable, optional
-        Builds the empty model; for a custom torch module. Called with the meta device active.
+        Builds the empty model of a custom torch module. Called with the meta device active; once more
+        without it, if the module cannot be built there.
     mapped : bool, optional
         By default map where the device is not cuda; a file on network storage is read into the page
         cache first, and not mapped if it is larger than the memory. False: read into private
         memory. True with a GPU: map, then copy to it.
     verify : bool
-        Compare every tensor and file with its stored hash. Without it all that costs no data read
+        Compare every tensor and file with its stored hash (of an encrypted model every file: what is
+        decrypted is always checked). Without it all that costs no data read
         is still checked: manifest, index, length, names, shapes, types.
     readers : int, optional
         Threads that read where the file is not mapped; by default tensorizer chooses. Of a remote
@@ -74,14 +76,16 @@ def deserialise(
         The key or the passphrase of an encrypted model. Such a model is never mapped.
     only : callable, optional
         Called with each tensor's name; what it does not want is not read, from no disk and no
-        store, and stays on the meta device in the model that comes back. Of a pipeline the names
-        begin with the part's, as `helpers.inspect` lists them. A copy in ``cache`` is whole.
+        store, and stays on the meta device in the model that comes back. In a pipeline a tensor's name
+        begins with the name of its component, as `helpers.inspect` lists them. A copy in ``cache`` is
+        whole all the same.
     cache : str or path-like, optional
-        For a remote source: a directory that keeps a verified copy, which is mapped, now and at the
-        next start. Of several processes that start together one fetches, the others wait. A copy that
-        is outdated, or whose damage a load notices (anything but a flipped bit in the weights, with
-        ``verify`` that too), is fetched again. The model's ``name_or_path`` is then the copy, where
-        companions (tokenizers) are found. Not for a bare file.
+        A directory that keeps a verified copy of a remote source, which is mapped, now and at the next
+        start; a local source needs none, so it is ignored there, and a bare file has none. Of several
+        processes that start together one fetches, the others wait. A copy that is outdated, or whose
+        damage a load notices (anything but a flipped bit in the weights, with ``verify`` that too), is
+        fetched again. The model's ``name_or_path`` is then the copy, where companions (tokenizers) are
+        found.
     progress : bool
         Show a bar if it takes longer than 1.5 s.
 
@@ -153,7 +157,9 @@ def load(opened: Opened, options: Options) -> Any:
     Raises
     ------
     ModelError
-        As `deserialise`; from a store also `helpers.storage.http.Changed` and ``Missing``.
+        As `deserialise`.
+    helpers.storage.http.Changed, helpers.storage.http.Missing
+        An object in a store was replaced or removed meanwhile; `consistently` opens the model again.
     """
     record = opened.record
     keys.check(opened.label, record.encryption, options.encryption)

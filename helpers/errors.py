@@ -42,7 +42,7 @@ class NotAModel(ModelError):
 
 
 class CorruptFile(ModelError):
-    """The source was a model once: truncated, extended, damaged, or its parts do not fit."""
+    """The source was a model once: it is truncated, extended or damaged, or its parts do not belong together."""
 
 
 class SkeletonMismatch(ModelError):

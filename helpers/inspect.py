@@ -4,6 +4,7 @@ import dataclasses
 import os
 from typing import NamedTuple
 
+from helpers.errors import CorruptFile
 from helpers.format import layout
 from helpers.options import Options
 from helpers.saved.opened import Opened
@@ -123,5 +124,8 @@ def _hashes(opened: Opened) -> list[str | None]:
     """The hash of each tensor, from the manifest; of a bare file from the headers of its records."""
     if opened.record.family:
         return [digest or None for digest in opened.record.hashes]
-    found = [layout.stored_hash(opened.raw, start) for _, start in opened.record.records]
+    try:
+        found = [layout.stored_hash(opened.raw, start) for _, start in opened.record.records]
+    except ValueError as error:
+        raise CorruptFile(opened.label, str(error), "Fetch or save the file again.") from error
     return [digest.hex() if digest else None for digest, _ in found]

@@ -20,7 +20,5 @@ class Options(NamedTuple):
 
     def below(self, name: str) -> "Options":
         """The same for a model inside the model, whose tensors ``only`` knows by longer names."""
-        only = self.only
-        if only is None:
-            return self
-        return self._replace(only=lambda inner: only(f"{name}/{inner}"))
+        only, below = self.only, self._replace(skeleton=None)
+        return below._replace(only=lambda inner: only(f"{name}/{inner}")) if only else below

@@ -8,6 +8,8 @@ A family is a module with four functions:
 - ``skeleton(opened, options)``: the empty model, or None where there is none; imports the class.
 - ``finish(opened, skeleton, weights, children, options)``: the model, from its weights and from
   the models inside it, which are loaded already.
+
+`library` and `implementations` are no families: they serve those of transformers and diffusers.
 """
 
 import importlib

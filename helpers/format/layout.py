@@ -209,7 +209,7 @@ def read_index(raw: Any) -> list[tuple[Entry, int]]:
     Raises
     ------
     ValueError
-        In words, if this is not such a file or its index does not fit its length.
+        Says in words that this is not such a file, or that its index does not fit its length.
     """
     if raw[: len(MAGIC)] != MAGIC:
         raise ValueError("does not begin as a .tensors file does")
@@ -266,7 +266,19 @@ def stored_hash(raw: Any, start: int) -> tuple[bytes | None, bytes]:
         None if the record holds no SHA-256.
     header : bytes
         What the hash was computed over, before the data.
+
+    Raises
+    ------
+    ValueError
+        The header cannot be read.
     """
+    try:
+        return _stored_hash(raw, start)
+    except (struct.error, IndexError) as error:
+        raise ValueError("has a record whose header cannot be read") from error
+
+
+def _stored_hash(raw, start):
     length, _, _, name_length = _START.unpack_from(raw, start)
     head = bytearray(raw[start : start + length])
     at = _START.size + name_length

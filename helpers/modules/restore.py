@@ -1,6 +1,7 @@
 """Put loaded tensors and a saved structure into a skeleton: an empty model of the architecture.
 
-The counterpart of `helpers.modules.structure`. Nothing is copied: the skeleton takes the tensors over.
+The counterpart of `helpers.modules.structure`. The skeleton takes the tensors over without a copy; only those
+that were saved with other strides than a contiguous tensor has are laid out anew.
 """
 
 import os
@@ -9,9 +10,9 @@ import torch
 from torch import nn
 
 from helpers.errors import SkeletonMismatch
-from helpers.modules.memory import lay_out, same_bytes
 from helpers.modules.reach import places, reached
 from helpers.modules.structure import OWN, attributes, blank, modes, slots, value
+from helpers.modules.views import lay_out, same_bytes
 
 
 def restore(skeleton: nn.Module, tensors: dict, structure: dict, source: str | os.PathLike) -> None:
@@ -36,7 +37,7 @@ def restore(skeleton: nn.Module, tensors: dict, structure: dict, source: str | o
     """
     modules = dict(skeleton.named_modules(remove_duplicate=False))
     laid = lay_out(tensors, structure)
-    first = {name: name for name in laid} | structure["aliases"]
+    first = {name: name for name in laid} | structure["aliases"]  # what is tied takes its first name's tensor
     _compare(skeleton, modules, tensors, laid, structure, source)
     none, transient, other, frozen = (
         set(structure[key]) for key in ("none", "transient", "other_mode", "frozen")
@@ -207,7 +208,7 @@ def structure_of(skeleton: nn.Module, tensors: dict, source: str | os.PathLike) 
     return structure | modes(skeleton)
 
 
-def on_meta(module: nn.Module) -> list[str]:
+def without_data(module: nn.Module) -> list[str]:
     """Names of everything that a module reaches and that has no data yet, wherever it is kept."""
     empty = {id(part) for part in reached(module) if isinstance(part, torch.Tensor) and part.is_meta}
     known = {}

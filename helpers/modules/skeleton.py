@@ -7,7 +7,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from helpers.errors import SkeletonMismatch, UnsupportedModel
-from helpers.modules.restore import on_meta, restore, structure_of
+from helpers.modules.restore import restore, structure_of, without_data
 from helpers.modules.structure import capture
 from helpers.options import Options
 from helpers.timeline import phase
@@ -35,7 +35,7 @@ class Skeleton:
     def __init__(self, build: Callable[[], torch.nn.Module], label: str):
         self.build, self.label = build, label
         with phase("build the empty model"):
-            model = _on_meta(build)
+            model = _built_on_meta(build)
         self.is_real = model is None
         self.model = self.for_real() if model is None else self._checked(model)
 
@@ -75,11 +75,11 @@ def fill(skeleton: Skeleton, weights: Any, options: Options) -> torch.nn.Module:
     structure, model = weights.part.structure, skeleton.model
     with phase("put the weights in"):
         _put_in(model, tensors, structure, skeleton.label, options)
-        empty = set(on_meta(model)) - structure.get("omitted", set())
+        empty = set(without_data(model)) - structure.get("omitted", set())
     if empty and not skeleton.is_real:
         model = skeleton.for_real()
         _put_in(model, tensors, structure, skeleton.label, options)
-        empty = set(on_meta(model)) - structure.get("omitted", set())
+        empty = set(without_data(model)) - structure.get("omitted", set())
     if empty:
         raise SkeletonMismatch(
             skeleton.label,
@@ -147,7 +147,7 @@ class _NoInitialisation(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-def _on_meta(build):
+def _built_on_meta(build):
     try:
         with torch.device("meta"), _NoInitialisation():
             return build()

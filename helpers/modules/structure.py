@@ -19,8 +19,8 @@ from torch import nn
 
 from helpers.errors import UnsupportedModel
 from helpers.format import layout
-from helpers.modules.memory import dense_strides, extent, is_dense, same_bytes, share
 from helpers.modules.reach import places, reached
+from helpers.modules.views import dense_strides, extent, is_dense, same_bytes, share
 from helpers.weights.tensors import dtype_name
 
 OWN = set(vars(nn.Module()))  # what every module has; anything else is the model's own
@@ -220,6 +220,10 @@ def problem_with(structure: dict, entries: list) -> str | None:
     texts = itertools.chain(*lists, structure["aliases"].values(), structure["shared"].values())
     if not all(isinstance(name, str) for name in texts):
         return "has a malformed list or table of names"
+    known = {*shapes, *structure["shared"], *structure["aliases"]}
+    for name in (*structure["grad_buffers"], *structure["attributes"]):
+        if name not in known:
+            return f"names {name!r}, which it does not hold"
     for name, target in structure["shared"].items():
         if name in shapes or target not in shapes:
             return f"lets {name!r} share the memory of an unknown tensor"

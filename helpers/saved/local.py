@@ -27,8 +27,8 @@ class Directory:
         previous = previous_of(self.path)
         return previous if previous.exists() and not self.path.exists() else self.path
 
-    def manifest(self) -> bytes:
-        """The bytes of the manifest.
+    def identity(self) -> bytes:
+        """What tells this model from another one at this path: its manifest, with a hash of everything.
 
         Raises
         ------
@@ -52,15 +52,15 @@ class Directory:
             hint = "It looks like a Hugging Face directory: load it with from_pretrained and serialise() it."
         return NotAModel(self.path, f"holds no saved model (no {manifest.NAME})", hint)
 
-    def is_still(self, text: bytes) -> bool:
-        """Whether the model is still the one with this manifest, which holds a hash of everything."""
-        return self.manifest() == text
+    def is_still(self, identity: bytes) -> bool:
+        """Whether the model has not been replaced."""
+        return self.identity() == identity
 
     @contextlib.contextmanager
-    def opened(self, text: bytes) -> Iterator[Opened]:
-        """The model with this manifest; errors as `helpers.saved.opened.open_files`."""
+    def opened(self, identity: bytes) -> Iterator[Opened]:
+        """The model; errors as `helpers.saved.opened.open_files`."""
         with phase("open and check"):
-            record = manifest.parse(text, f"{self.label}/{manifest.NAME}")
+            record = manifest.parse(identity, f"{self.label}/{manifest.NAME}")
             opened = open_files(
                 record,
                 self._folder(),
@@ -79,18 +79,18 @@ class BareFile:
     def __init__(self, path: Path):
         self.path, self.label = path, str(path)
 
-    def manifest(self) -> bytes:
+    def identity(self) -> bytes:
         """What tells this file from another one under its name."""
         with storage_errors(self.path, "opening the file"):
             status = self.path.stat()
         return f"{status.st_ino} {status.st_mtime_ns} {status.st_size}".encode()
 
-    def is_still(self, text: bytes) -> bool:
+    def is_still(self, identity: bytes) -> bool:
         """Whether the file has not been replaced."""
-        return self.manifest() == text
+        return self.identity() == identity
 
     @contextlib.contextmanager
-    def opened(self, text: bytes) -> Iterator[Opened]:
+    def opened(self, identity: bytes) -> Iterator[Opened]:
         """The file as a model without structure; errors as `index_of`."""
         with phase("open and check"):
             raw = open_map(self.path, self.label)

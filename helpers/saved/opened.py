@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from helpers.errors import CorruptFile
+from helpers.errors import CorruptFile, storage_errors
 from helpers.format import manifest
 from helpers.modules.structure import problem_with
 from helpers.options import Options
 from helpers.storage.http import Store
 from helpers.weights.encrypted import Encrypted
-from helpers.weights.mapped import AGAIN, Mapped, should_map
+from helpers.weights.head import AGAIN
+from helpers.weights.mapped import Mapped, should_map
 from helpers.weights.private import Private
 from helpers.weights.streamed import Streamed
 
@@ -118,13 +119,13 @@ def open_files(
             continue
         if not (home / name).is_file():
             raise CorruptFile(opened.name(name), "is missing", AGAIN)
-        if verify and hashlib.sha256((home / name).read_bytes()).hexdigest() != digest:
+        if verify and hashlib.sha256(_content(opened, name)).hexdigest() != digest:
             raise CorruptFile(opened.name(name), "is not what was saved", AGAIN)
     if not (store or manifests_only or (home / manifest.TENSORS).is_file()):
         raise CorruptFile(opened.name(manifest.TENSORS), "is missing", AGAIN)
     for name in record.children:
         below = opened.name(name)
-        child = manifest.parse((home / name / manifest.NAME).read_bytes(), f"{below}/{manifest.NAME}")
+        child = manifest.parse(_content(opened, f"{name}/{manifest.NAME}"), f"{below}/{manifest.NAME}")
         opened.children[name] = open_files(
             child,
             home / name,
@@ -134,6 +135,11 @@ def open_files(
             manifests_only=manifests_only,
         )
     return opened
+
+
+def _content(opened, name):
+    with storage_errors(opened.name(name), "reading the file"):
+        return (opened.home / name).read_bytes()
 
 
 def check_weights(opened: Opened, options: Options) -> None:

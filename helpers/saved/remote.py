@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from helpers.errors import CorruptFile, NotAModel, storage_errors
+from helpers.errors import CorruptFile, ModelError, NotAModel, storage_errors
 from helpers.format import manifest
 from helpers.options import Options
 from helpers.saved.local import Directory, index_of
@@ -29,8 +29,8 @@ class Remote:
         self.store, self.label = store, store.label
         self.options, self.manifests_only = options, manifests_only
 
-    def manifest(self) -> bytes:
-        """The bytes of the manifest.
+    def identity(self) -> bytes:
+        """What tells this model from another one at this address: its manifest, with a hash of everything.
 
         Raises
         ------
@@ -48,13 +48,13 @@ class Remote:
                 "Check the address, or save a model there first.",
             ) from None
 
-    def is_still(self, text: bytes) -> bool:
+    def is_still(self, identity: bytes) -> bool:
         """Always: each part that is read is compared with a hash or with the version of its object."""
         return True
 
     @contextlib.contextmanager
-    def opened(self, text: bytes) -> Iterator[Opened]:
-        """The model with this manifest.
+    def opened(self, identity: bytes) -> Iterator[Opened]:
+        """The model.
 
         An encrypted one comes whole into the temporary directory, still encrypted, if there is a
         key to use: tensorizer decrypts files.
@@ -64,7 +64,7 @@ class Remote:
             with storage_errors(tempfile.gettempdir(), doing):
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="model-")))
                 with phase("fetch the small files"):
-                    opened = bring_small_files(self.store, text, folder, self.manifests_only)
+                    opened = bring_small_files(self.store, identity, folder, self.manifests_only)
                 if opened.record.encryption and self.options.encryption is not None:
                     with phase("fetch the weights"):
                         opened = bring_weights(opened, self.options)
@@ -78,33 +78,43 @@ class Cached(Remote):
         super().__init__(store, options)
         self.copy = Directory(cache.directory_for(store.label, directory), options)
 
-    def is_still(self, text: bytes) -> bool:
-        """Whether the copy is still the one with this manifest."""
-        return self.copy.is_still(text)
+    def is_still(self, identity: bytes) -> bool:
+        """Whether the copy has not been replaced."""
+        return self.copy.is_still(identity)
 
     @contextlib.contextmanager
-    def opened(self, text: bytes) -> Iterator[Opened]:
+    def opened(self, identity: bytes) -> Iterator[Opened]:
         """The copy; it is fetched if there is none, if it is outdated, or if it turns out damaged."""
         with cache.alone(self.copy.path):  # of several that start together one fetches, the others wait
-            is_there = self._is_copied(text)
+            is_there = self._is_copied(identity)
             if not is_there:
                 with atomic.directory(self.copy.path, overwrite=True, strangers=lambda _: ()) as folder:
-                    opened = bring_small_files(self.store, text, folder)
+                    opened = bring_small_files(self.store, identity, folder)
                     check_weights(bring_weights(opened, self.options), self._without_key())
         try:
-            with self.copy.opened(text) as opened:
+            with self.copy.opened(identity) as opened:
                 yield opened
         except CorruptFile:
-            if not is_there:
+            if not is_there or self._is_whole(identity):  # damaged at its origin, or no damage of the file
                 raise
             shutil.rmtree(self.copy.path, ignore_errors=True)
             raise Changed from None  # so that it is opened again, and fetched
 
-    def _is_copied(self, text: bytes) -> bool:
+    def _is_copied(self, identity: bytes) -> bool:
         try:
-            return (self.copy.path / manifest.NAME).read_bytes() == text
+            return (self.copy.path / manifest.NAME).read_bytes() == identity
         except OSError:
             return False
+
+    def _is_whole(self, identity: bytes) -> bool:
+        try:
+            record = manifest.parse(identity, self.label)
+            check_weights(
+                open_files(record, self.copy.path, self.copy.label, verify=True), self._without_key()
+            )
+        except ModelError:
+            return False
+        return True
 
     def _without_key(self) -> Options:
         return self.options._replace(encryption=None, mapped=True)
@@ -118,7 +128,7 @@ class RemoteFile:
     def __init__(self, store: Store, options: Options):
         self.store, self.label, self.options = store, store.label, options
 
-    def manifest(self) -> bytes:
+    def identity(self) -> bytes:
         """What tells this file from another one under its name.
 
         Raises
@@ -134,12 +144,12 @@ class RemoteFile:
             raise NotAModel(self.label, "does not exist", "Check the address.") from None
         return f"{found.length} {found.version}".encode()
 
-    def is_still(self, text: bytes) -> bool:
+    def is_still(self, identity: bytes) -> bool:
         """Always: the store names versions, or every hash was compared."""
         return True
 
     @contextlib.contextmanager
-    def opened(self, text: bytes) -> Iterator[Opened]:
+    def opened(self, identity: bytes) -> Iterator[Opened]:
         """The file in memory, as a model without structure."""
         options = self.options
         with phase("fetch the weights"):

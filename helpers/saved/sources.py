@@ -43,7 +43,8 @@ def open_source(
     Returns
     -------
     Directory, BareFile, Remote or RemoteFile
-        Each tells its ``manifest()``, opens the model that has it, and tells whether it is still there.
+        Each tells the ``identity()`` of its model, gives the model ``opened(identity)``, and says whether it
+        ``is_still(identity)``.
 
     Raises
     ------
@@ -115,21 +116,22 @@ def consistently(source: Source, attempt: Callable[[Opened], _Result]) -> _Resul
     StorageError
         The storage refuses, or the model is replaced again and again.
     """
-    text = source.manifest()
+    identity = source.identity()
     for _ in range(source.TURNS):
         try:
-            with source.opened(text) as opened:
+            with source.opened(identity) as opened:
                 result = attempt(opened)
-            if source.is_still(text):
+            if source.is_still(identity):
                 return result
-            text = source.manifest()
+            del result  # before another is loaded
+            identity = source.identity()
         except (Changed, Missing, ModelError) as error:
-            now, before = source.manifest(), text
+            now, before = source.identity(), identity
             if now == before and isinstance(error, ModelError):
                 raise
             if now == before and isinstance(error, Missing):
                 raise CorruptFile(str(error), "is missing", "Upload the model again.") from None
-            text = now
+            identity = now
     raise StorageError(
         source.label,
         f"was replaced {source.TURNS} times while it was read",

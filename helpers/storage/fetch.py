@@ -224,7 +224,7 @@ def into_memory(store: Store, key: str, length: int | None = None, **options: An
     -------
     raw : mmap.mmap
         Anonymous; a child that is forked off has its own.
-    sure : bool
+    is_one_version : bool
         Whether every part is known to be of one version of the object: the store names versions.
 
     Raises
@@ -242,7 +242,9 @@ def into_memory(store: Store, key: str, length: int | None = None, **options: An
         raise StorageError(store.name(key), "the server does not say how long it is", "Check the server.")
     if length == 0:  # cannot be mapped
         raise CorruptFile(store.name(key), "is empty", "Upload it again.")
-    raw = mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # Python's default is shared
+    # not shared with a child that is forked off, as is Python's default; of what is not fetched no memory is set aside
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0x4000)
+    raw = mmap.mmap(-1, length, flags=flags)
     whole(store, key, raw, found, **options)
     return raw, found.version is not None
 

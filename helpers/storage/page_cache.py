@@ -47,9 +47,9 @@ def pull(path: str | os.PathLike, wanted: Callable = lambda size: True, spans: l
         if size == 0:  # cannot be mapped
             return
         if hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM if spans else os.POSIX_FADV_SEQUENTIAL)
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL if spans is None else os.POSIX_FADV_RANDOM)
         with mmap.mmap(fd, size, access=mmap.ACCESS_READ) as raw:
-            for offset, stop in spans or [(0, size)]:
+            for offset, stop in [(0, size)] if spans is None else spans:
                 while offset < stop and wanted(step := min(_STEP, stop - offset)):
                     done = _read(nowhere.fileno(), fd, offset, step)
                     if done == 0:  # cut short meanwhile

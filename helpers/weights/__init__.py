@@ -6,6 +6,6 @@ which it has: `helpers.weights.mapped.Mapped`, `helpers.weights.private.Private`
 
 - ``begin(part)``: open the file and check what costs no weights read; start to stream;
 - ``tensors(device)``: kind and tensor by name;
-- ``close()``: what is not needed any more ends;
+- ``close()``: end what is no longer needed;
 - ``check(encryption, progress)``: compare everything with its hashes.
 """

@@ -1,6 +1,6 @@
 """Encrypted .tensors files, in tensorizer's format: XSalsa20-Poly1305 by libsodium.
 
-Encrypted is the data of every tensor. Not encrypted are the names, types and shapes, a SHA-256 of
+The data of every tensor is encrypted. Not encrypted are the names, types and shapes, a SHA-256 of
 each tensor's plain data (tensorizer writes it: whoever has the same weights can recognise them),
 and all other files: configuration, tokenizer, the structure of an estimator. Of a passphrase the
 file holds the salt and the cost of Argon2.
@@ -18,8 +18,8 @@ from helpers.format.selection import Part
 from helpers.progress import progress_bar
 from helpers.timeline import phase
 from helpers.weights import hashes, keys
-from helpers.weights.mapped import check_head
-from helpers.weights.private import Private, read
+from helpers.weights.head import check_head
+from helpers.weights.private import Private, read, unreadable
 from helpers.weights.tensors import Tensors, entries_of
 from helpers.weights.write import Written
 
@@ -70,12 +70,11 @@ class Encrypted(Private):
             The key does not open it.
         """
         self.open()
-        intact = hashes.of_file(self.path) == self.record.files[TENSORS]
         if encryption is not None:
             decryption = keys.to_read(encryption)
-            if not intact or self._closed(self.record.entries, decryption):
+            if self._closed(self.record.entries, decryption):
                 raise self._explained(decryption)
-        elif not intact:
+        if hashes.of_file(self.path) != self.record.files[TENSORS]:  # beside the tensors too
             raise CorruptFile(
                 self.label,
                 "is not what was saved",
@@ -86,7 +85,7 @@ class Encrypted(Private):
         """The error for what cannot be decrypted: a wrong key opens none of the smallest tensors."""
         entries = sorted((e for e in self.record.entries if e.nbytes), key=lambda entry: entry.nbytes)
         few = self._closed(entries[:_FEW], decryption)
-        if len(few) == len(entries[:_FEW]):
+        if few and len(few) == len(entries[:_FEW]):
             return EncryptionError(
                 self.label,
                 "cannot be decrypted",
@@ -101,18 +100,21 @@ class Encrypted(Private):
         names, bad = {entry.name for entry in entries if entry.nbytes}, []
         if not names:
             return bad
-        with TensorDeserializer(  # one for all: each derives the key of a passphrase anew
-            str(self.path),
-            device="cpu",
-            lazy_load=True,
-            encryption=decryption,
-            filter_func=lambda stored: str(stored).removeprefix(".") in names,
-        ) as file:
-            for stored in list(file.keys()):
-                try:
-                    file[stored]
-                except CryptographyError:
-                    bad.append(str(stored).removeprefix("."))
+        try:
+            with TensorDeserializer(  # one for all: each derives the key of a passphrase anew
+                str(self.path),
+                device="cpu",
+                lazy_load=True,
+                encryption=decryption,
+                filter_func=lambda stored: str(stored).removeprefix(".") in names,
+            ) as file:
+                for stored in list(file.keys()):
+                    try:
+                        file[stored]
+                    except CryptographyError:
+                        bad.append(str(stored).removeprefix("."))
+        except (ValueError, KeyError, RuntimeError) as error:
+            raise unreadable(self.label, error) from error
         return bad
 
 

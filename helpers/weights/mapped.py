@@ -13,20 +13,20 @@ from helpers.options import Options
 from helpers.storage import mounts
 from helpers.timeline import phase
 from helpers.weights import hashes
+from helpers.weights.head import check_head
 from helpers.weights.tensors import Tensors, views
-
-AGAIN = "Copy the whole model again, or save it again."
 
 
 def should_map(path: str | os.PathLike, options: Options) -> bool:
-    """Whether to map a plain file: as the caller says; else where the tensors stay in the CPU's memory.
+    """Whether to map a plain file: as the caller says, else wherever the device is no GPU of CUDA.
 
-    Not if the file lies on network storage and is larger than the memory: the page cache could not
-    hold it, so pages would be fetched again and again.
+    The storage has a say too, see `helpers.storage.mounts.may_map`. An encrypted file is never mapped,
+    and what a store sends is no file (`helpers.saved.opened.Opened.weights`).
     """
     if options.mapped is not None:
         return options.mapped
-    return options.device.type != "cuda" and mounts.may_map(path)
+    with storage_errors(path, "looking at the file"):
+        return options.device.type != "cuda" and mounts.may_map(path)
 
 
 def open_map(path: str | os.PathLike, label: str | os.PathLike, sparse: bool = False) -> mmap.mmap:
@@ -38,7 +38,7 @@ def open_map(path: str | os.PathLike, label: str | os.PathLike, sparse: bool = F
     label : str or path-like
         Named in errors.
     sparse : bool
-        A part of it is wanted: the system shall not read around what is touched.
+        Only a part of it will be used, so the system shall not read around what is touched.
 
     Returns
     -------
@@ -62,36 +62,6 @@ def open_map(path: str | os.PathLike, label: str | os.PathLike, sparse: bool = F
         if sparse and hasattr(mmap, "MADV_RANDOM"):
             raw.madvise(mmap.MADV_RANDOM)
         return raw
-
-
-def check_head(label: str, raw: bytes | mmap.mmap, length: int, record: Manifest) -> None:
-    """Check that a file's length and its beginning are those that the manifest states.
-
-    Parameters
-    ----------
-    label : str
-        Of the file, for errors.
-    raw : buffer
-        The file, or its beginning.
-    length : int
-        Of the whole file, in bytes.
-    record : helpers.format.manifest.Manifest
-
-    Raises
-    ------
-    CorruptFile
-        Another length, another fingerprint or another index; or no .tensors file at all.
-    """
-    if raw[: len(layout.MAGIC)] != layout.MAGIC:
-        raise CorruptFile(label, "is not a .tensors file", AGAIN)
-    if length != record.length:
-        state = "truncated" if length < record.length else "extended"
-        raise CorruptFile(label, f"is {state}: {length:,} bytes instead of {record.length:,}", AGAIN)
-    start, expected = layout.MARK_AT, bytes.fromhex(record.fingerprint)
-    if not record.encryption:
-        start, expected = 0, layout.prologue(record.entries, expected)
-    if raw[start : start + len(expected)] != expected:
-        raise CorruptFile(label, "does not belong to the manifest beside it", AGAIN)
 
 
 @dataclasses.dataclass

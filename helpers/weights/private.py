@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from helpers.errors import CorruptFile, storage_errors
+from helpers.errors import CorruptFile, ModelError, storage_errors
 from helpers.format import layout
 from helpers.progress import progress_bar
 from helpers.timeline import phase
@@ -14,7 +14,7 @@ from helpers.weights.tensors import Tensors, view
 
 
 class Private(Mapped):
-    """A file of weights of which every tensor is read into memory of its own."""
+    """A file of weights of which every tensor is read into memory of its own; its map serves the checks."""
 
     def make_ready(self) -> None:
         """Read what a map would fetch page by page, if the map is used: to compare hashes."""
@@ -78,6 +78,8 @@ def read(
     ------
     CorruptFile
         If tensorizer finds the file unreadable.
+    ModelError
+        The device has too little memory.
     StorageError
         The storage refuses.
     tensorizer.CryptographyError
@@ -106,6 +108,17 @@ def read(
                 name = str(stored).removeprefix(".")
                 loaded[name] = parameter.detach()
                 bar.update(expected[name].nbytes)
+    except torch.OutOfMemoryError as error:
+        raise ModelError(
+            label,
+            f"does not fit on {device} ({error})",
+            "Free memory there, or load a part of it with only=.",
+        ) from error
     except (ValueError, KeyError, RuntimeError) as error:
-        raise CorruptFile(label, f"tensorizer cannot read it ({error})", "Save the model again.") from error
+        raise unreadable(label, error) from error
     return loaded
+
+
+def unreadable(label: str, error: Exception) -> CorruptFile:
+    """The error for a file that tensorizer finds unreadable."""
+    return CorruptFile(label, f"tensorizer cannot read it ({error})", "Save the model again.")

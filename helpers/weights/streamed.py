@@ -15,7 +15,7 @@ from helpers.storage import fetch
 from helpers.storage.http import Store
 from helpers.timeline import phase
 from helpers.weights import hashes
-from helpers.weights.mapped import check_head
+from helpers.weights.head import check_head
 from helpers.weights.tensors import Tensors, views
 
 

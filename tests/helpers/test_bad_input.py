@@ -390,3 +390,22 @@ def test_errors_survive_pickling_between_processes():
 
     error = pickle.loads(pickle.dumps(CorruptFile("/m", "is damaged", "Fetch it again.")))
     assert isinstance(error, ModelError) and str(error) == "/m: is damaged. Fetch it again."
+
+
+@pytest.mark.parametrize("key", ["grad_buffers", "attributes"])
+def test_a_structure_that_names_what_is_not_there_is_refused(saved, key):
+    structure = json.loads((saved / "model.json").read_text())["structure"]
+    edit(saved, structure=structure | {key: ["nothing"]})
+    fails(CorruptFile, saved, r"model\.json: names 'nothing', which it does not hold")
+
+
+def test_a_bare_file_whose_record_is_damaged_is_refused_by_inspect(saved, tmp_path):
+    from helpers import inspect
+    from helpers.format import layout
+
+    raw = bytearray((saved / "model.tensors").read_bytes())
+    (_, start), *_ = layout.read_index(raw)
+    raw[start : start + 15] = b"\xff" * 15
+    (tmp_path / "bare.tensors").write_bytes(raw)
+    with pytest.raises(CorruptFile, match="has a record whose header cannot be read"):
+        inspect(tmp_path / "bare.tensors")

@@ -105,3 +105,19 @@ def test_a_full_temporary_directory_is_said(server, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(place))
     with pytest.raises(StorageError, match="gone"):
         deserialise(f"{server.url}/m", skeleton=build, device="cpu")
+
+
+def test_an_error_that_is_no_damage_of_the_copy_does_not_fetch_it_again(server, tmp_path, monkeypatch):
+    from helpers.errors import CorruptFile
+    from helpers.families import torch_module
+
+    load(server, tmp_path)
+    count = len(fetched(server))
+
+    def refuse(*_):
+        raise CorruptFile("the model", "names a class that is not installed", "Install it.")
+
+    monkeypatch.setattr(torch_module, "skeleton", refuse)
+    with pytest.raises(CorruptFile, match="names a class that is not installed"):
+        load(server, tmp_path)
+    assert len(fetched(server)) == count

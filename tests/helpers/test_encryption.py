@@ -208,3 +208,14 @@ def test_it_is_loaded_over_the_network(saved, tmp_path, cached):
         assert helpers.verify(f"{server.url}/m").tensors == 9
         assert helpers.verify(f"{server.url}/m", encryption=KEY).tensors == 9
     assert not [name for name in os.listdir(tmp_path) if name.startswith("model-")]
+
+
+def test_damage_beside_the_tensors_is_no_wrong_key(saved):
+    path = saved / "model.tensors"
+    whole = path.read_bytes()
+    for at in (30, len(whole) - 3):
+        damaged = bytearray(whole)
+        damaged[at] ^= 1
+        path.write_bytes(damaged)
+        with pytest.raises(CorruptFile, match="is not what was saved|cannot read it"):
+            helpers.verify(saved, encryption=KEY)

@@ -138,3 +138,17 @@ def test_a_component_of_which_nothing_is_wanted_stays_without_data(tmp_path):
     assert all(p.is_meta for p in loaded.vae.parameters())
     with pytest.raises(SkeletonMismatch, match="only= chooses none of its"):
         deserialise(tmp_path / "p", device="cpu", only=lambda name: name.startswith("nothing/"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at the page cache")
+def test_of_a_component_of_which_nothing_is_wanted_nothing_is_read(tmp_path):
+    from helpers.storage.page_cache import pull
+    from workbook.bench.pagecache import evict, resident
+
+    path = tmp_path / "file"
+    path.write_bytes(os.urandom(8 << 20))
+    evict(path)
+    if resident(path) > 0.1:
+        pytest.skip("this filesystem keeps files in memory")
+    pull(path, spans=[])
+    assert resident(path) < 0.1

@@ -12,7 +12,7 @@ from torch import nn
 
 from helpers import deserialise, serialise
 from helpers.errors import CorruptFile, SkeletonMismatch, UnsupportedModel
-from helpers.modules.restore import on_meta
+from helpers.modules.restore import without_data
 
 
 @pytest.mark.parametrize("name", hidden.REFUSED)
@@ -74,7 +74,7 @@ def test_a_loaded_module_that_reaches_a_tensor_without_data_is_refused(tmp_path,
         made.held = hide(torch.ones(2, device="meta"))
         return made
 
-    assert any(name.startswith("held.") for name in on_meta(skeleton()))
+    assert any(name.startswith("held.") for name in without_data(skeleton()))
     with pytest.raises(SkeletonMismatch, match=r"no data after loading: held\."):
         deserialise(tmp_path / "m", skeleton=skeleton)
 
@@ -136,10 +136,10 @@ def test_attributes_that_from_pretrained_leaves_without_data_are_made_again(tmp_
     )  # fmt: skip
     transformers.MimiModel(config).save_pretrained(tmp_path / "hf")
     model = transformers.MimiModel.from_pretrained(tmp_path / "hf")
-    assert on_meta(model)
+    assert without_data(model)
     serialise(model, tmp_path / "m")
     loaded = deserialise(tmp_path / "m")
-    assert not on_meta(loaded)
+    assert not without_data(loaded)
     sound = torch.linspace(-1, 1, 4000).reshape(1, 1, -1)
     with torch.no_grad():
         assert torch.equal(model.encode(sound).audio_codes, loaded.encode(sound).audio_codes)
