@@ -21,7 +21,12 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # this helpers, whichever is installed
 # Okabe and Ito's colours, which colour-blind readers tell apart; one for each floor's arrows
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-CELLAR = {"errors", "timeline", "progress", "options"}  # which all others use: their arrows would hide the rest
+CELLAR = {
+    "errors",
+    "timeline",
+    "progress",
+    "options",
+}  # which all others use: their arrows would hide the rest
 LEFT, WIDTH, HEIGHT, STEP = 0.8, 5.9, 0.62, 1.0
 LETTERS = 88  # in a line of a box
 

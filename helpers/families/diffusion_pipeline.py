@@ -37,7 +37,7 @@ def save(pipeline: Any, folder: Path, trusted: Any) -> Parts:
     """
     name = library.name_of(type(pipeline))
     problems = [] if name else [f"its class {type(pipeline).__qualname__}"]
-    children, weightless = {}, _weightless_bases()
+    children, weightless = {}, tuple(map(library.base, _WEIGHTLESS))
     components: dict[str, Any] = pipeline.components
     for key, part in components.items():
         if part is None:
@@ -83,10 +83,6 @@ def finish(opened: Opened, skeleton: None, weights: Any, children: dict, options
         pipeline = cls(**parts)
     pipeline.register_to_config(_name_or_path=opened.name())  # as from_pretrained does
     return pipeline
-
-
-def _weightless_bases() -> Any:
-    return tuple(map(library.base, _WEIGHTLESS))
 
 
 def _weightless(opened, key, value):

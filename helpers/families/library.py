@@ -77,7 +77,7 @@ def find(class_name: str, path: str, *bases: str) -> Any:
     )
 
 
-def base(class_name: str) -> type:
+def base(class_name: str) -> Any:
     """A base class by its public name, from this package's own code."""
     library, _, name = class_name.partition(".")
     return getattr(importlib.import_module(library), name)

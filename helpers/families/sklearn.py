@@ -98,14 +98,9 @@ def skeleton(opened: Opened, options: Options) -> None:
     UnsupportedModel
         A part of it or another type was asked for; or a library is not installed.
     """
-    if options.only is not None:
-        raise UnsupportedModel(
-            opened.label, "is an estimator, which is loaded whole", "Load it without only=."
-        )
-    if options.dtype is not None:
-        raise UnsupportedModel(
-            opened.label, "is an estimator, whose types are fixed", "Load it without dtype."
-        )
+    for keyword, why in (("only", "which is loaded whole"), ("dtype", "whose types are fixed")):
+        if getattr(options, keyword) is not None:
+            raise UnsupportedModel(opened.label, f"is an estimator, {why}", f"Load it without {keyword}=.")
     with extra(opened.label, "sklearn"):
         import skops.io  # noqa: F401
     saved, here = opened.record.versions.get("scikit-learn"), version("scikit-learn")

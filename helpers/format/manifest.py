@@ -1,7 +1,7 @@
 """model.json: what a saved model is, written last, so that a directory that has one is whole.
 
 The manifest is untrusted input. `parse` checks it before anything is allocated, mapped or imported
-on its word; only the structure of torch modules is left to `helpers.modules.structure.problem_with`.
+on its word; only the structure of torch modules is left to `helpers.modules.problems`.
 """
 
 import dataclasses

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from helpers.errors import CorruptFile, storage_errors
 from helpers.format import manifest
-from helpers.modules.structure import problem_with
+from helpers.modules.problems import problem_with
 from helpers.options import Options
 from helpers.storage.http import Store
 from helpers.weights.encrypted import Encrypted
