@@ -66,6 +66,7 @@ def test_a_copy_that_is_whole_is_not_fetched_again_for_an_error_that_is_not_its_
     assert len(fetched(server)) == count
 
 
+@pytest.mark.slow
 def test_of_several_that_start_together_one_fetches(server, tmp_path):
     alone = tmp_path / "alone"
     deserialise(f"{server.url}/m", cache=alone, skeleton=build, device="cpu")

@@ -37,7 +37,7 @@ def saved(tmp_path):
     return tmp_path / "m"
 
 
-@pytest.mark.parametrize("key", [KEY, PHRASE])
+@pytest.mark.parametrize("key", [KEY, pytest.param(PHRASE, marks=pytest.mark.slow)])
 def test_a_module_comes_back_equal(tmp_path, key):
     model = build()
     serialise(model, tmp_path / "m", encryption=key)
@@ -108,6 +108,7 @@ def test_each_mistake_with_a_key_has_its_own_words(saved, key, said):
     assert KEY.hex() not in str(caught.value) and PHRASE not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_wrong_passphrase_and_a_key_for_a_plain_model(tmp_path):
     serialise(build(), tmp_path / "m", encryption=PHRASE)
     with pytest.raises(EncryptionError, match="cannot be decrypted"):

@@ -275,7 +275,7 @@ def test_a_structure_that_names_a_dangerous_function_is_refused_and_not_run(tmp_
         lambda files: files.pop("schema.json"),
         lambda files: files.update({"schema.json": b"{"}),
         lambda files: files.update({name: b"" for name in files if name.endswith(".npy")}),
-        lambda files: files.update({"bomb": bytes(1 << 30)}),
+        pytest.param(lambda files: files.update({"bomb": bytes(1 << 30)}), marks=pytest.mark.slow),
     ],
     ids=["no schema", "broken schema", "no headers", "zip bomb"],
 )

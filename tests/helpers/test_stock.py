@@ -197,6 +197,7 @@ def test_two_saves_of_one_model_are_the_same_bytes_aligned_and_small(tmp_path):
     assert all(entry.offset % 64 == 0 for entry, _ in layout.read_index(one))
 
 
+@pytest.mark.slow
 def test_more_tensors_than_the_stock_index_can_hold(tmp_path):
     names = [f"a_rather_long_name_of_a_tensor_{i}" for i in range(4000)]
     module = nn.ParameterDict({name: torch.full((1,), float(i)) for i, name in enumerate(names)})

