@@ -77,8 +77,8 @@ def verify(
     2
     """
     start = time.perf_counter()
-    options = Options(mapped=True, verify=True, encryption=encryption, progress=progress)
-    origin = open_source(source, options._replace(mapped=None))
+    options = Options(verify=True, encryption=encryption, progress=progress)
+    origin = open_source(source, options)
 
     def attempt(opened: Opened) -> tuple[int, int]:
         if encryption is not None:

@@ -70,9 +70,8 @@ def finish(opened: Opened, skeleton: Skeleton, weights: Any, children: dict, opt
     """
     model: Any = fill(skeleton, weights, options)
     model.name_or_path = opened.name()  # as from_pretrained does
-    for (
-        module
-    ) in model.modules():  # as it marks them: a larger model that takes them in leaves them as they are
+    for module in model.modules():
+        # as it marks them too: a larger model that takes them in leaves them as they are
         for part in (module, *module._parameters.values(), *module._buffers.values()):
             if part is not None:
                 vars(part)["_is_hf_initialized"] = True

@@ -74,9 +74,9 @@ def is_hidden(entry: Entry) -> bool:
     return entry.kind == "attribute" or (entry.nbytes == 0 and "\0" in DTYPES[entry.dtype][0])
 
 
-def _stored_name(name):
-    # stock tensorizer writes "<module>.<tensor>", so a tensor at the root begins with a dot
-    return (name if "." in name else f".{name}").encode()
+def stored_name(name: str) -> str:
+    """What a file calls a tensor: stock tensorizer writes "<module>.<tensor>", so one at the root begins with a dot."""
+    return name if "." in name else f".{name}"
 
 
 def _description(entry):
@@ -87,7 +87,7 @@ def _description(entry):
 def _described(name, dtype, shape):
     code = DTYPES[dtype][0].encode()
     packed = struct.pack(f"<B{len(shape)}I", len(shape), *shape)
-    return _stored_name(name), bytes([len(code)]) + code + packed
+    return stored_name(name).encode(), bytes([len(code)]) + code + packed
 
 
 def _bare_header_length(entry):

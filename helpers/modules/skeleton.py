@@ -73,13 +73,10 @@ def fill(skeleton: Skeleton, weights: Any, options: Options) -> torch.nn.Module:
     """
     tensors = weights.tensors(options.device)
     structure, model = weights.part.structure, skeleton.model
-    with phase("put the weights in"):
-        _put_in(model, tensors, structure, skeleton.label, options)
-        empty = set(without_data(model)) - structure.get("omitted", set())
+    empty = _put_in(model, tensors, structure, skeleton.label, options)
     if empty and not skeleton.is_real:
         model = skeleton.for_real()
-        _put_in(model, tensors, structure, skeleton.label, options)
-        empty = set(without_data(model)) - structure.get("omitted", set())
+        empty = _put_in(model, tensors, structure, skeleton.label, options)
     if empty:
         raise SkeletonMismatch(
             skeleton.label,
@@ -94,14 +91,18 @@ def fill(skeleton: Skeleton, weights: Any, options: Options) -> torch.nn.Module:
 
 
 def _put_in(model, tensors, structure, label, options):
-    tensors = dict(tensors)
-    structure = structure or structure_of(model, tensors, label)  # a bare file has none: the skeleton's own
-    stay = set(structure["transient"])
-    if options.dtype is not None:
-        for name, (kind, tensor) in tensors.items():
-            if kind != "attribute" and name not in stay and tensor.is_floating_point():
-                tensors[name] = kind, tensor.to(options.dtype)
-    restore(model, tensors, structure, label)
+    """Cast and restore; the names of what is left without data against the caller's wish."""
+    with phase("put the weights in"):
+        tensors = dict(tensors)
+        if not structure:  # a bare file has none: the skeleton's own
+            structure = structure_of(model, tensors, label)
+        stay = set(structure["transient"])
+        if options.dtype is not None:
+            for name, (kind, tensor) in tensors.items():
+                if kind != "attribute" and name not in stay and tensor.is_floating_point():
+                    tensors[name] = kind, tensor.to(options.dtype)
+        restore(model, tensors, structure, label)
+        return set(without_data(model)) - structure.get("omitted", set())
 
 
 def capture_rehearsed(model: torch.nn.Module, name: str, build: Callable[[], Any]) -> tuple[dict, dict]:

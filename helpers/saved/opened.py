@@ -1,6 +1,5 @@
 """An opened model: its manifest, its small files on this machine, its weights wherever they are."""
 
-import hashlib
 import mmap
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from helpers.format import manifest
 from helpers.modules.problems import problem_with
 from helpers.options import Options
 from helpers.storage.http import Store
+from helpers.weights import hashes
 from helpers.weights.encrypted import Encrypted
 from helpers.weights.head import AGAIN
 from helpers.weights.mapped import Mapped, should_map
@@ -119,13 +119,18 @@ def open_files(
             continue
         if not (home / name).is_file():
             raise CorruptFile(opened.name(name), "is missing", AGAIN)
-        if verify and hashlib.sha256(_content(opened, name)).hexdigest() != digest:
-            raise CorruptFile(opened.name(name), "is not what was saved", AGAIN)
+        if verify:
+            with storage_errors(opened.name(name), "reading the file"):
+                intact = hashes.of_file(home / name) == digest
+            if not intact:
+                raise CorruptFile(opened.name(name), "is not what was saved", AGAIN)
     if not (store or manifests_only or (home / manifest.TENSORS).is_file()):
         raise CorruptFile(opened.name(manifest.TENSORS), "is missing", AGAIN)
     for name in record.children:
         below = opened.name(name)
-        child = manifest.parse(_content(opened, f"{name}/{manifest.NAME}"), f"{below}/{manifest.NAME}")
+        with storage_errors(f"{below}/{manifest.NAME}", "reading the manifest"):
+            raw = (home / name / manifest.NAME).read_bytes()
+        child = manifest.parse(raw, f"{below}/{manifest.NAME}")
         opened.children[name] = open_files(
             child,
             home / name,
@@ -135,11 +140,6 @@ def open_files(
             manifests_only=manifests_only,
         )
     return opened
-
-
-def _content(opened, name):
-    with storage_errors(opened.name(name), "reading the file"):
-        return (opened.home / name).read_bytes()
 
 
 def check_weights(opened: Opened, options: Options) -> None:

@@ -117,7 +117,7 @@ class Cached(Remote):
         return True
 
     def _without_key(self) -> Options:
-        return self.options._replace(encryption=None, mapped=True)
+        return self.options._replace(encryption=None)
 
 
 class RemoteFile:

@@ -157,7 +157,7 @@ def write(path: str | os.PathLike, tensors: Tensors, encryption: Any, *, progres
             if tensor.numel():
                 plain = tensor.detach().resolve_conj().resolve_neg().cpu()
                 copy = plain.clone(memory_format=torch.contiguous_format)
-                stored = name if "." in name else f".{name}"
+                stored = layout.stored_name(name)
                 writer.write_tensor(0, stored, types.get(kind, TensorType.BUFFER), copy)
                 bar.update(copy.numel() * copy.element_size())
         writer.close()

@@ -25,8 +25,10 @@ def should_map(path: str | os.PathLike, options: Options) -> bool:
     """
     if options.mapped is not None:
         return options.mapped
+    # no device: nothing is loaded, only checked
+    on_gpu = options.device is not None and options.device.type == "cuda"
     with storage_errors(path, "looking at the file"):
-        return options.device.type != "cuda" and mounts.may_map(path)
+        return not on_gpu and mounts.may_map(path)
 
 
 def open_map(path: str | os.PathLike, label: str | os.PathLike, sparse: bool = False) -> mmap.mmap:
