@@ -14,6 +14,7 @@ import sys
 import types
 
 _PUBLIC = {
+    "cold_start": ("cold_start",),
     "deserialise": ("deserialise", "deserialise_saved_model"),
     "errors": (
         *("CorruptFile", "EncryptionError", "ModelError", "NotAModel"),

@@ -1,3 +1,4 @@
+from helpers.cold_start import cold_start as cold_start
 from helpers.deserialise import deserialise as deserialise
 from helpers.deserialise import deserialise_saved_model as deserialise_saved_model
 from helpers.errors import CorruptFile as CorruptFile

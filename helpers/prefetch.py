@@ -9,8 +9,9 @@ Standard library only, and little of it: this runs before everything else.
 
 import os
 import sys
+import threading
 
-_SCRIPT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "storage", "page_cache.py")
+_SCRIPT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "storage", "read_ahead.py")
 
 
 def prefetch(path: str | os.PathLike) -> None:
@@ -18,8 +19,11 @@ def prefetch(path: str | os.PathLike) -> None:
 
     Call it first, before the imports. It is a hint: a path that is missing, unreadable or
     removed meanwhile costs nothing and raises nothing. At most three quarters of the memory that
-    is available are filled. The process ends when it is done or when this interpreter ends,
-    whichever comes first.
+    is available are filled (of the machine's, and of the container's limit): the rest is for the
+    process itself, which takes some 0.7 GB besides its weights for a language model, and pages
+    beyond the limit would push out those read before them. It stops when others take the memory
+    meanwhile. The process ends when it is done or when this interpreter ends, whichever comes
+    first; a record in the log ``helpers`` then says what it did.
 
     Parameters
     ----------
@@ -30,21 +34,83 @@ def prefetch(path: str | os.PathLike) -> None:
     --------
     >>> prefetch("models/llama")
     """
-    path = os.path.expanduser(path)
-    if not (os.path.exists(path) and sys.executable and hasattr(os, "posix_spawn")):
-        return
-    arguments = [sys.executable, "-I", "-S", _SCRIPT, path, str(os.getpid())]
-    silence = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in range(3)]
-    pid = os.posix_spawn(sys.executable, arguments, os.environ, file_actions=silence)
-
-    import threading
-
-    threading.Thread(target=_reap, args=(pid,), daemon=True).start()
+    path = os.path.expanduser(os.fspath(path))
+    if os.path.exists(path):
+        read_ahead(path)
 
 
-def _reap(pid):
-    """Wait for the process, so that it leaves no entry in the system's table."""
+class Reader:
+    """A process that reads ahead. Its end is waited for, and its report logged, in a thread.
+
+    Parameters
+    ----------
+    pid : int
+    report : int
+        Descriptor of a pipe that the process prints its report to.
+    path : str
+        Of the weights, for the log.
+    """
+
+    def __init__(self, pid: int, report: int, path: str) -> None:
+        self._pid, self._ended, self._lock = pid, False, threading.Lock()
+        threading.Thread(target=self._wait, args=(report, path), daemon=True).start()
+
+    def stop(self) -> None:
+        """End the process, if it still runs."""
+        with self._lock:
+            if not self._ended:
+                os.kill(self._pid, 15)
+
+    def _wait(self, report, path):
+        with open(report) as pipe:
+            said = pipe.read().split()
+        try:
+            if hasattr(os, "waitid"):  # so that `stop` never means another process of the same number
+                os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOWAIT)
+            with self._lock:
+                self._ended = True
+                os.waitpid(self._pid, 0)
+        except ChildProcessError:  # somebody else waited for it
+            self._ended = True
+        if len(said) == 4:
+            _log(path, *said)
+
+
+def read_ahead(path: str, recording: tuple[str, ...] = ()) -> Reader | None:
+    """Start the process that reads ahead.
+
+    Parameters
+    ----------
+    path : str
+        Of the weights; empty for none.
+    recording : tuple of str
+        What the imports will read: file, first line and folders, as ``storage/read_ahead.py`` takes them.
+
+    Returns
+    -------
+    Reader or None
+        None where the system cannot start it, or not so lightly (Windows).
+    """
+    if not (sys.executable and hasattr(os, "posix_spawn")):
+        return None
+    arguments = [sys.executable, "-I", "-S", _SCRIPT, str(os.getpid()), path, *recording]
+    report, write = os.pipe()
     try:
-        os.waitpid(pid, 0)
-    except ChildProcessError:  # somebody else waited for it
-        pass
+        files: list = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (0, 2)]
+        files.append((os.POSIX_SPAWN_DUP2, write, 1))
+        pid = os.posix_spawn(sys.executable, arguments, os.environ, file_actions=files)
+    except OSError:  # no more processes, say: it is a hint
+        os.close(report)
+        return None
+    finally:
+        os.close(write)
+    return Reader(pid, report, path)
+
+
+def _log(path, done, whole, seconds, short):
+    import logging  # here, since it is read only now that the imports are over
+
+    level = logging.WARNING if int(short) else logging.INFO
+    end = ": stopped, since memory runs short; the rest is read when it is used" if int(short) else ""
+    said = f"read ahead {int(done):,} of {int(whole):,} bytes of {path} in {float(seconds):.1f} s{end}"
+    logging.getLogger("helpers").log(level, said)

@@ -1,10 +1,16 @@
 """How much memory is free. Standard library only, where the system tells it in a file."""
 
+import os
+from collections.abc import Iterator
+
+_GROUPS = "/sys/fs/cgroup"
+_NONE = 1 << 60  # what version 1 says where there is no limit is larger
+
 
 def available_bytes() -> int:
     """Memory that can be used without swapping, page cache that can be given back included.
 
-    The limit of a container (cgroup version 2) counts too.
+    The limits of the container count too, and those of the groups that it is in (cgroups, version 1 and 2).
 
     Returns
     -------
@@ -21,11 +27,42 @@ def available_bytes() -> int:
         import psutil
 
         return psutil.virtual_memory().available
+    return max(0, min([free, *_left()]))
+
+
+def _left() -> Iterator[int]:
+    """What each limit on this process leaves, page cache not counted: it is given back when needed."""
+    for folder, limit, taken in _groups():
+        try:
+            if (most := _stated(f"{folder}/{limit}", "")) < _NONE:
+                yield most - _stated(f"{folder}/memory.stat", taken)
+        except (
+            OSError,
+            ValueError,
+            StopIteration,
+        ):  # no limit ("max" in version 2), or hidden from this container
+            continue
+
+
+def _groups():
+    """(folder, file with the limit, what is taken) of each group of this process, up to the root; cgroups(7)."""
     try:
-        limit = _stated("/sys/fs/cgroup/memory.max", "")  # "max" if there is none
-        return max(0, min(free, limit - _stated("/sys/fs/cgroup/memory.stat", "anon ")))
-    except (OSError, ValueError):
-        return free
+        with open("/proc/self/cgroup") as lines:
+            named = [line.rstrip("\n").split(":", 2) for line in lines]
+    except OSError:
+        return
+    for _, controllers, path in named:
+        if "memory" in controllers.split(","):
+            root, files = f"{_GROUPS}/memory", ("memory.limit_in_bytes", "total_rss ")
+        elif not controllers:
+            root, files = _GROUPS, ("memory.max", "anon ")
+        else:
+            continue
+        while True:  # inside a container the path may be the host's, then only the root is there
+            yield root + path.rstrip("/"), *files
+            if path in ("", "/"):
+                break
+            path = os.path.dirname(path)
 
 
 def _stated(path, name):

@@ -1,0 +1,114 @@
+"""The process that reads ahead: ``python -I -S read_ahead.py PARENT PATH [RECORDING HEADER ROOTS]``.
+
+First what the imports of the start will read, if there is a recording of it, then the weights: both
+want the disk, and the imports need theirs first. It ends when it is done or when its parent ends,
+and prints one line: bytes of weights read, bytes there are, seconds, whether memory ran short.
+
+Standard library only (see `helpers.prefetch` and `helpers.cold_start`).
+"""
+
+import mmap
+import os
+import sys
+import threading
+import time
+
+# `python file.py` puts the file's folder first, where names such as http.py would hide the
+# standard library's; -I leaves it out, and here it comes last.
+sys.path.append(os.path.dirname(os.path.abspath(__file__)))
+import memory
+import page_cache
+import recording
+
+_THREADS = 3  # for the libraries: thousands of small files, each of which waits for the disk
+# For the weights: processes, since touching pages holds the interpreter lock, and bytes a step.
+_PROCESSES, _STEP = 8, 4 << 20
+_WEIGHTS = (".tensors", ".safetensors", ".gguf", ".bin", ".pt", ".flashpack")
+
+
+def main(parent: int, path: str, recorded: str = "", first: str = "", roots: str = "") -> None:
+    """Read the libraries, then the weights."""
+    room = page_cache.within(memory.available_bytes)
+    if recorded:
+        names = recording.names(recorded, first, tuple(roots.split(os.pathsep))) or []
+        _libraries(names, lambda size: os.getppid() == parent and room(size))
+    if path:
+        began = time.monotonic()
+        steps = _steps(path)
+        done, short = _weights(steps, parent, room)
+        print(done, sum(size for *_, size in steps), time.monotonic() - began, int(short))
+
+
+def _libraries(names, wanted):
+    """Read files whole, in their order, some at a time."""
+    left = iter(names)
+
+    def work():
+        for name in left:
+            if not os.path.isfile(name):  # a pipe of that name would be waited for
+                continue
+            try:
+                page_cache.pull(
+                    name, wanted, touch=False
+                )  # code is used in part: it costs less to touch that alone
+            except OSError:  # gone, or no longer a file: a hint that does not help
+                continue
+
+    threads = [threading.Thread(target=work) for _ in range(_THREADS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def _steps(path):
+    """(file, offset, bytes) of all files of a model, those of its weights before the others."""
+    found = [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names] or [path]
+    found.sort(key=lambda name: (not name.endswith(_WEIGHTS), name))
+    sizes = [(name, os.path.getsize(name)) for name in found if os.path.isfile(name)]
+    return [(name, at, min(_STEP, size - at)) for name, size in sizes for at in range(0, size, _STEP)]
+
+
+def _weights(steps, parent, room):
+    """Read the steps by some processes in turns; how many bytes were read, and whether memory ran short."""
+    count = max(1, min(_PROCESSES, len(steps)))
+    said = memoryview(mmap.mmap(-1, 16 * count)).cast(
+        "q"
+    )  # shared with the processes: bytes done, memory short
+    own, processes = os.getpid(), []
+
+    def work(turn, alive):
+        def wanted(size):
+            if not alive():
+                return False
+            said[count + turn] = not room(size * count)  # the others take as much
+            return not said[count + turn]
+
+        for name, spans in _by_file(steps[turn::count]):
+            try:
+                said[turn] += page_cache.pull(name, wanted, spans)
+            except OSError:  # gone or unreadable: a hint that does not help
+                continue
+
+    for turn in range(1, count):
+        if (pid := os.fork()) == 0:
+            work(turn, lambda: os.getppid() == own)
+            os._exit(0)
+        processes.append(pid)
+    work(0, lambda: os.getppid() == parent)
+    while processes and os.getppid() == parent:  # if it ends so does this process, and then the others
+        processes = [pid for pid in processes if os.waitpid(pid, os.WNOHANG) == (0, 0)]
+        time.sleep(0.005)
+    return sum(said[:count]), any(said[count:])
+
+
+def _by_file(steps):
+    """The steps of each file together, as `page_cache.pull` takes them."""
+    spans = {}
+    for name, at, size in steps:
+        spans.setdefault(name, []).append((at, at + size))
+    return spans.items()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), *sys.argv[2:])

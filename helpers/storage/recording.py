@@ -1,0 +1,215 @@
+"""What the imports of a start read: noted once in an environment, read ahead at every further start.
+
+A recording is a list of file names in the order of their first use. It stands in the user's cache
+directory and says for which environment it was made. It is used for nothing but reading ahead, so
+whatever is wrong with it costs speed alone.
+
+Standard library only, and little of it: this runs before everything else.
+"""
+
+import os
+import sys
+import zlib
+from collections.abc import Callable
+
+_FOLDER = "model-loading-workbook/starts"
+_END = "whole"  # the last line of a recording
+_SYSTEM = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/System/Library", "/opt/homebrew")
+
+
+def roots() -> tuple[str, ...]:
+    """The folders whose files may be read ahead: this environment's, this package's, the system's libraries.
+
+    Examples
+    --------
+    >>> os.path.realpath(os.__file__).startswith(roots())
+    True
+    """
+    own = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    folders = {
+        sys.prefix,
+        sys.exec_prefix,
+        sys.base_prefix,
+        sys.base_exec_prefix,
+        own,
+        *_SYSTEM,
+        *_packages(),
+    }
+    return tuple(sorted(os.path.realpath(path) + os.sep for path in folders if path != os.sep))
+
+
+def header() -> str:
+    """The first line of a recording that is valid now: Python, and the packages with their versions.
+
+    A package is known by the name of its metadata (``torch-2.13.0.dist-info``), so that the line
+    changes whenever one is installed, removed or replaced by another version.
+
+    Examples
+    --------
+    >>> header() == header()
+    True
+    """
+    found = []
+    for folder in _packages():
+        found += sorted(name for name in os.listdir(folder) if name.endswith(("-info", ".pth")))
+    version = ".".join(map(str, sys.version_info[:3]))
+    return f"1 {version} {zlib.crc32(os.fsencode(os.sep.join(found))):08x} {sys.prefix}"
+
+
+def _packages():
+    named = [path for path in sys.path if os.path.basename(path) in ("site-packages", "dist-packages")]
+    return [path for path in named if os.path.isdir(path)]
+
+
+def place(source: str) -> str:
+    """Where the recording for a source stands, or would stand, for this user and this environment.
+
+    Parameters
+    ----------
+    source : str
+        A path, or an address; of the latter no password and no signature leaves a trace.
+
+    Examples
+    --------
+    >>> place("models/mine").endswith(".txt")
+    True
+    """
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser(
+        "~/Library/Caches" if sys.platform == "darwin" else "~/.cache"
+    )
+    if "://" in source:
+        named = source.partition("?")[0].rpartition("@")[2]
+    else:
+        named = os.path.realpath(os.path.expanduser(source))
+    environment, model = (zlib.crc32(os.fsencode(name)) for name in (sys.prefix, named))
+    return os.path.join(home, _FOLDER, f"{environment:08x}-{model:08x}.txt")
+
+
+def usable(source: str) -> str | None:
+    """The recording to read ahead from at a start of ``source``, if there is one.
+
+    It is the source's own, or else the newest of this environment: a new version of a model mostly
+    lies in a new directory and needs the same libraries.
+    """
+    own = place(source)
+    if os.path.isfile(own):
+        return own
+    folder, name = os.path.split(own)
+    try:
+        beside = [entry for entry in os.scandir(folder) if entry.name.startswith(name[:9])]
+        return max(beside, key=lambda entry: entry.stat().st_mtime).path
+    except (OSError, ValueError):  # there is none
+        return None
+
+
+def names(path: str, first: str, allowed: tuple[str, ...]) -> list[str] | None:
+    """The files of a recording, in their order.
+
+    Parameters
+    ----------
+    path : str
+        Of the recording.
+    first : str
+        What its first line must be, from `header`.
+    allowed : tuple of str
+        From `roots`.
+
+    Returns
+    -------
+    list of str or None
+        None if there is no recording, or if it is stale, damaged, or names a file outside ``allowed``.
+
+    Examples
+    --------
+    >>> names("absent.txt", header(), roots()) is None
+    True
+    """
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            lines = file.read().split("\n")
+    except OSError:
+        return None
+    if lines[0] != first or lines[-2:] != [_END, ""]:
+        return None
+    inside = all(name.startswith(allowed) and "/.." not in name for name in lines[1:-2])
+    return lines[1:-2] if inside else None
+
+
+def write(path: str, first: str, found: list[str]) -> None:
+    """Keep a recording; it takes the old one's place in one step.
+
+    Raises
+    ------
+    OSError
+        The user's cache directory cannot be written.
+    """
+    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    partial = f"{path}.{os.getpid()}"
+    try:
+        with open(partial, "w", encoding="utf-8", errors="surrogateescape") as file:
+            file.write("\n".join([first, *found, _END, ""]))
+        os.replace(partial, path)
+    except OSError:
+        if os.path.exists(partial):
+            os.unlink(partial)
+        raise
+
+
+def begin() -> Callable[[], list[str]]:
+    """Note from now on which files this process opens and which shared libraries it maps.
+
+    Files show in an audit hook for ``open`` (PEP 578). Libraries are opened by the system's loader,
+    past that hook: they show in ``/proc/self/maps``, which is looked at whenever Python is about to
+    load an extension module, so that they come in their order too. A hook cannot be removed again,
+    so this one falls silent at the end; it is set at starts that record, no others.
+
+    Returns
+    -------
+    callable
+        Ends it, and gives the names: real paths of files below `roots`, in the order of first use.
+
+    Examples
+    --------
+    >>> end = begin()
+    >>> import this as _  # doctest: +SKIP
+    >>> isinstance(end(), list)
+    True
+    """
+    seen: dict[str, None] = {}
+    listening = True
+
+    def hook(event, given):
+        if not listening:
+            return
+        if event == "open" and isinstance(given[0], str):
+            seen.setdefault(given[0])
+        elif event == "import" and given[1]:  # an extension module
+            _add(seen, [*_mapped(), given[1]])
+
+    def end():
+        nonlocal listening
+        listening = False
+        _add(seen, _mapped())
+        allowed, real = roots(), {}
+        _add(real, map(os.path.realpath, seen))
+        return [
+            name for name in real if name.startswith(allowed) and "\n" not in name and os.path.isfile(name)
+        ]
+
+    sys.addaudithook(hook)
+    return end
+
+
+def _add(seen, names):
+    for name in names:
+        seen.setdefault(name)
+
+
+def _mapped():
+    """The files that this process maps, where the system tells it."""
+    try:
+        with open("/proc/self/maps", errors="surrogateescape") as lines:
+            fields = [line.rstrip("\n").split(None, 5) for line in lines]
+    except OSError:  # not Linux: then no libraries are read ahead
+        return []
+    return [parts[5] for parts in fields if len(parts) == 6 and parts[5].startswith("/")]
