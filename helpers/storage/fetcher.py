@@ -5,6 +5,7 @@ is its standard input. What is long (manifest, small files) and the weights come
 descriptors go along with the first line. It ends when it is done, or when nobody listens any longer.
 """
 
+import contextlib
 import fcntl
 import json
 import mmap
@@ -72,16 +73,18 @@ def main(source: str, cache: str | None, parent: int) -> None:
             _bare_file(line, store, stopping)
         else:
             _into_memory(line, store, stopping)
-    except BrokenPipeError:  # nobody listens any longer
-        pass
     except Exception as error:  # whatever it is, the load goes its own way and meets it there
-        line.say(failed=_words(error))
+        with contextlib.suppress(ConnectionError):  # nobody listens any longer
+            line.say(failed=_words(error))
 
 
 def _watch(line, parent, cache, stopping):
     """End this process once the other one has ended, or closed the connection."""
     while os.getppid() == parent:  # a process that it forked off may hold the connection open
-        if select.select([line], [], [], 1)[0] and not line.recv(1):
+        try:
+            if select.select([line], [], [], 1)[0] and not line.recv(1):
+                break
+        except ConnectionError:  # closed before everything was read
             break
     stopping.set()
     if cache is not None:

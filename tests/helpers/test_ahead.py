@@ -1,7 +1,6 @@
 """Fetching ahead, in a process of its own: the same model, and nothing left, whatever ends."""
 
 import contextlib
-import json
 import logging
 import os
 import shutil
@@ -279,7 +278,9 @@ class TestWhatFails:
 
                 threading.Thread(target=kill).start()
             assert_same_module(build(), load(f"{server.url}/m"))
-        assert "was not fetched ahead, so it is fetched now: the process that fetches has ended" in caplog.text
+        assert (
+            "was not fetched ahead, so it is fetched now: the process that fetches has ended" in caplog.text
+        )
 
     def test_a_server_that_refuses_gives_the_error_of_a_load(self, server, caplog):
         with begun(f"{server.url}/absent"), pytest.raises(NotAModel, match=r"no model\.json"):
@@ -290,9 +291,6 @@ class TestWhatFails:
         assert "model.tensors: the server answers 403" in caplog.text
 
     def test_more_than_the_memory_is_not_begun(self, server, caplog, monkeypatch):
-        text = (server.root / "m" / "model.json").read_text()
-        record = json.loads(text)
-        del record
         said = []
         monkeypatch.setattr(fetcher.memory, "available_bytes", lambda: 400_000)
         store = fetcher.open_store(f"{server.url}/m")
@@ -352,7 +350,7 @@ import os, sys, time
 from helpers.storage import ahead
 fetching = ahead.begin(sys.argv[1], sys.argv[2] or None)
 fetching.found()
-print(fetching._pid, flush=True)
+print(fetching._pid, flush=True)  # what it says further is not read
 time.sleep(60)
 """
         cache = str(tmp_path / "cache") if cached else ""
@@ -432,7 +430,8 @@ def test_from_nginx(tmp_path):
 @pytest.mark.skipif(weed() is None, reason="SeaweedFS is not installed")
 class TestS3:
     @pytest.fixture(scope="class")
-    def bucket(self):
+    @classmethod
+    def bucket(cls):
         with object_store() as store:
             yield f"s3://{store.bucket}"
 
