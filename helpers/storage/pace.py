@@ -76,7 +76,9 @@ class Pieces:
                 return None
             start, stop = self.spans.popleft()
             if self.sizes is not None:
-                share = min(max(self.left // (2 * requests), self.sizes[0]), self.sizes[1])
+                least, largest = self.sizes
+                share = min(max(self.left // (2 * requests), least), largest)
+                share -= share % least  # stores keep an object in parts of some MB: ask for whole ones
                 if start + share < stop:
                     self.spans.appendleft((start + share, stop))
                     stop = start + share
