@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from helpers import families
 from helpers.errors import StorageError
-from helpers.format import manifest
+from helpers.format import hashes, manifest
 from helpers.modules import structure
 from helpers.saved.publish import publication
 from helpers.storage import atomic
 from helpers.timeline import phase
-from helpers.weights import encrypted, hashes, keys, write
+from helpers.weights import encrypted, keys, write
 
 if TYPE_CHECKING:
     import torch

@@ -1,18 +1,18 @@
 """An opened model: its manifest, its small files on this machine, its weights wherever they are."""
 
 import mmap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from helpers.errors import CorruptFile, storage_errors
-from helpers.format import manifest
+from helpers.format import hashes, manifest
+from helpers.format.head import AGAIN
 from helpers.modules.problems import problem_with
 from helpers.options import Options
 from helpers.storage.http import Store
-from helpers.weights import hashes
+from helpers.weights.arriving import Arriving
 from helpers.weights.encrypted import Encrypted
-from helpers.weights.head import AGAIN
 from helpers.weights.mapped import Mapped, should_map
 from helpers.weights.private import Private
 from helpers.weights.streamed import Streamed
@@ -36,6 +36,8 @@ class Opened(NamedTuple):
         The weights, if they are open already: those of a bare file.
     children : dict of str to Opened
         The models inside this one.
+    wait : callable, optional
+        Returns when ``weights_file`` is whole, where another process still fetches it.
     """
 
     record: manifest.Manifest
@@ -45,6 +47,7 @@ class Opened(NamedTuple):
     store: Store | None
     raw: mmap.mmap | None
     children: dict
+    wait: Callable[[], bool] | None = None
 
     def name(self, file: str = "") -> str:
         """What a file of the model is called in messages; without one, the directory of its files."""
@@ -61,10 +64,14 @@ class Opened(NamedTuple):
         children = {name: child.here() for name, child in self.children.items()}
         return self._replace(weights_file=self.home / manifest.TENSORS, store=None, children=children)
 
-    def weights(self, options: Options) -> Mapped | Streamed:
+    def weights(self, options: Options) -> Mapped | Streamed | Arriving:
         """The weights as the object that brings them into memory in the way that is asked for."""
         if self.store is not None:
             return Streamed(self.store, self.record, options)
+        file = self._file(options)
+        return file if self.wait is None else Arriving(file, self.wait)
+
+    def _file(self, options: Options) -> Mapped:
         is_bare = not self.record.family
         label = self.label if is_bare else self.name(manifest.TENSORS)
         if self.record.encryption:

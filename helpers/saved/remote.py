@@ -1,11 +1,9 @@
 """Saved models and bare files in a store, read into memory or kept as a copy on this machine."""
 
 import contextlib
-import hashlib
 import shutil
 import tempfile
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from helpers.errors import CorruptFile, ModelError, NotAModel, storage_errors
@@ -15,9 +13,8 @@ from helpers.saved.local import Directory, index_of
 from helpers.saved.opened import Opened, check_weights, open_files
 from helpers.storage import atomic, cache, fetch
 from helpers.storage.http import Changed, Missing, Store
+from helpers.storage.saved_files import small_files
 from helpers.timeline import phase
-
-_AGAIN = "Upload the model again."
 
 
 class Remote:
@@ -185,23 +182,16 @@ def bring_small_files(store: Store, text: bytes, folder: Path, manifests_only: b
     Missing, Changed, ModelError
     """
     record = manifest.parse(text, store.name(manifest.NAME))
-    inside, home = store.under(record.folder), folder / record.folder
-    home.mkdir(parents=True, exist_ok=True)
-    (folder / manifest.NAME).write_bytes(text)
-
-    def bring(name: str) -> None:
-        content = fetch.small(inside, name)
-        if hashlib.sha256(content).hexdigest() != record.files[name]:
-            raise CorruptFile(inside.name(name), "is not what was saved", _AGAIN)
-        (home / name).parent.mkdir(parents=True, exist_ok=True)
-        (home / name).write_bytes(content)
-
-    names = [name for name in record.files if name not in record.weights]
-    if manifests_only:
-        names = [name for name in names if Path(name).name == manifest.NAME]
-    with ThreadPoolExecutor(fetch.READERS) as pool:
-        list(pool.map(bring, names))
+    (folder / record.folder).mkdir(parents=True, exist_ok=True)
+    write_files(folder, small_files(store, record, manifests_only) | {manifest.NAME: text})
     return open_files(record, folder, store.label, store=store, manifests_only=manifests_only)
+
+
+def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write files, by their paths, into a directory."""
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
 
 
 def bring_weights(opened: Opened, options: Options) -> Opened:

@@ -10,15 +10,16 @@ from urllib.parse import urlsplit
 from helpers.errors import CorruptFile, ModelError, StorageError
 from helpers.format import manifest
 from helpers.options import Options
+from helpers.saved.fetched import Fetched
 from helpers.saved.local import BareFile, Directory
 from helpers.saved.opened import Opened
 from helpers.saved.remote import Cached, Remote, RemoteFile
-from helpers.storage import is_remote
+from helpers.storage import ahead, is_remote
 from helpers.storage.address import open_store
 from helpers.storage.http import Changed, Missing
 
 _Result = TypeVar("_Result")
-Source = Directory | BareFile | Remote | RemoteFile
+Source = Directory | BareFile | Remote | RemoteFile | Fetched
 
 
 def open_source(
@@ -42,7 +43,7 @@ def open_source(
 
     Returns
     -------
-    Directory, BareFile, Remote or RemoteFile
+    Directory, BareFile, Remote, RemoteFile or Fetched
         Each tells the ``identity()`` of its model, gives the model ``opened(identity)``, and says whether it
         ``is_still(identity)``.
 
@@ -53,7 +54,9 @@ def open_source(
     """
     check_scheme(source)
     if is_remote(source):
-        return _remote(str(source), options, cache, manifests_only)
+        plain = _remote(str(source), options, cache, manifests_only)
+        fetching = None if options.device is None else ahead.find(str(source), cache)  # to load, not to look
+        return plain if fetching is None else Fetched(plain, fetching, options)
     path = Path(source).expanduser()
     if path.name == manifest.TENSORS and (path.parent / manifest.NAME).is_file():
         path = path.parent  # the file alone says less than the directory that it belongs to

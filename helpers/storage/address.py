@@ -1,8 +1,10 @@
 """From an address to the store that it names."""
 
+import functools
 from urllib.parse import urlsplit
 
 from helpers.storage import http
+from helpers.storage.names import bucket_of
 
 
 def open_store(source: str) -> http.Store:
@@ -21,7 +23,7 @@ def open_store(source: str) -> http.Store:
     Raises
     ------
     StorageError
-        The address is malformed, or there are no credentials for S3.
+        The address is malformed. That there are no credentials for S3 is said at the first request.
 
     Examples
     --------
@@ -30,6 +32,11 @@ def open_store(source: str) -> http.Store:
     """
     if urlsplit(source).scheme.lower() != "s3":
         return http.store(source)
-    from helpers.storage import s3  # here, since boto3 takes 0.1 s and more to import
 
-    return s3.store(source)
+    @functools.cache
+    def signed() -> http.Store:
+        from helpers.storage import s3  # here, since boto3 takes 0.3 s and more, and is not always needed
+
+        return s3.store(source)
+
+    return http.Store(bucket_of(source)[2], lambda key: signed().address(key), {})

@@ -16,7 +16,6 @@ import secrets
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import boto3
 from botocore.config import Config
@@ -26,6 +25,7 @@ from helpers.errors import CorruptFile, StorageError, storage_errors
 from helpers.format import manifest
 from helpers.storage import atomic
 from helpers.storage.http import Store
+from helpers.storage.names import bucket_of
 from helpers.timeline import phase
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ def store(source: str) -> Store:
     StorageError
         The address names no bucket, or boto3 finds no credentials or region.
     """
-    bucket, prefix, label = _split(source)
+    bucket, prefix, label = bucket_of(source)
     with _said(label):
         client = _client()
 
@@ -86,7 +86,7 @@ def publication(destination: str, overwrite: bool) -> Iterator[tuple[Path, str]]
         The prefix holds a model (without overwrite) or foreign objects, S3 refuses, or the temporary
         directory does.
     """
-    bucket, prefix, label = _split(destination)
+    bucket, prefix, label = bucket_of(destination)
     with _said(label):
         client = _client()
         _check(client, bucket, prefix, label, overwrite)
@@ -100,15 +100,6 @@ def publication(destination: str, overwrite: bool) -> Iterator[tuple[Path, str]]
             before = _named(client, bucket, prefix) if overwrite else []
             _upload(client, bucket, prefix, label, Path(scratch), inside, overwrite)
     _remove(client, bucket, label, _stale(client, bucket, prefix, inside, before))
-
-
-def _split(source):
-    """Bucket, prefix, and what to call them."""
-    parts = urlsplit(source)
-    bucket, prefix = parts.netloc, parts.path.strip("/")
-    if not bucket or not prefix:
-        raise StorageError(source, "names no bucket and prefix", "Write s3://bucket/prefix.")
-    return bucket, prefix, f"s3://{bucket}/{prefix}"
 
 
 def _client():

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 
 from helpers.errors import CorruptFile, EncryptionError, ModelError, storage_errors
-from helpers.format import layout
+from helpers.format import hashes, layout
+from helpers.format.head import check_head
 from helpers.format.manifest import TENSORS
 from helpers.format.selection import Part
 from helpers.progress import progress_bar
 from helpers.timeline import phase
-from helpers.weights import hashes, keys
-from helpers.weights.head import check_head
+from helpers.weights import keys
 from helpers.weights.private import Private, read, unreadable
 from helpers.weights.tensors import Tensors, entries_of
 from helpers.weights.write import Written

@@ -6,14 +6,13 @@ import os
 from typing import Any
 
 from helpers.errors import CorruptFile, storage_errors
-from helpers.format import layout
+from helpers.format import hashes, layout
+from helpers.format.head import check_head
 from helpers.format.manifest import Manifest
 from helpers.format.selection import Part
 from helpers.options import Options
 from helpers.storage import mounts
 from helpers.timeline import phase
-from helpers.weights import hashes
-from helpers.weights.head import check_head
 from helpers.weights.tensors import Tensors, views
 
 
@@ -122,7 +121,7 @@ class Mapped:
         """Nothing: the tensors keep the map alive, and it goes with them."""
 
     def check(self, encryption: bytes | str | None = None, progress: bool = True) -> None:
-        """Compare every tensor with its hash; errors as `helpers.weights.hashes.compare`."""
+        """Compare every tensor with its hash; errors as `helpers.format.hashes.compare`."""
         self.open()
         if self.path is not None:
             mounts.ready(self.path)

@@ -7,15 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from helpers.errors import CorruptFile
-from helpers.format import layout
+from helpers.format import hashes, layout
+from helpers.format.head import check_head
 from helpers.format.manifest import TENSORS, Manifest
 from helpers.format.selection import Part
 from helpers.options import Options
 from helpers.storage import fetch
 from helpers.storage.http import Store
 from helpers.timeline import phase
-from helpers.weights import hashes
-from helpers.weights.head import check_head
 from helpers.weights.tensors import Tensors, views
 
 

@@ -9,11 +9,11 @@ from typing import NamedTuple
 import torch
 
 from helpers.format import layout
+from helpers.format.hashes import WORKERS
 from helpers.progress import progress_bar
 from helpers.weights.tensors import Tensors, bytes_of, entries_of
 
 _CHUNK = 8 << 20  # bytes hashed and written at a time: small enough to stay in the CPU's cache
-WORKERS = max(2, min(4, os.cpu_count() or 1))
 
 
 class Written(NamedTuple):

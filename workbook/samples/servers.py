@@ -130,12 +130,15 @@ def mounted(store, folder):
 
 
 @contextlib.contextmanager
-def web_server(root):
+def web_server(root, limit=None):
     """Show a directory over HTTP, with range requests and ETags, for the length of the block.
 
     Parameters
     ----------
     root : str or path-like
+    limit : str, optional
+        What each connection gets a second, as nginx writes it (``"80m"``). It counts by whole seconds
+        and lets each request send its first second's bytes at once.
 
     Yields
     ------
@@ -155,11 +158,12 @@ def web_server(root):
         settings = f"""
 daemon off; worker_processes 1; pid {folder}/pid; error_log {folder}/error.log;
 {"user root;" if os.geteuid() == 0 else ""}
-events {{ worker_connections 64; }}
+events {{ worker_connections 512; }}
 http {{
   access_log off; sendfile on; default_type application/octet-stream;
   client_body_temp_path {folder}/a; proxy_temp_path {folder}/b; fastcgi_temp_path {folder}/c;
   uwsgi_temp_path {folder}/d; scgi_temp_path {folder}/e;
+  {f"limit_rate {limit};" if limit else ""}
   server {{ listen 127.0.0.1:{port}; root "{Path(root).resolve()}"; }}
 }}
 """

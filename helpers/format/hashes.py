@@ -9,7 +9,8 @@ from helpers.errors import CorruptFile
 from helpers.format import layout
 from helpers.progress import progress_bar
 from helpers.timeline import phase
-from helpers.weights.write import WORKERS
+
+WORKERS = max(2, min(4, os.cpu_count() or 1))
 
 
 def compare(
