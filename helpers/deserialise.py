@@ -69,7 +69,7 @@ def deserialise(
         is still checked: manifest, index, length, names, shapes, types.
     readers : int, optional
         Threads that read where the file is not mapped; by default tensorizer chooses. Of a remote
-        source the requests at a time, by default 8.
+        source the requests at a time; by default 8 at first, then as many as make it faster, up to 64.
     trusted : sequence of str
         For estimators: full names of types that are not scikit-learn's own and may be made.
     encryption : bytes or str, optional

@@ -2,7 +2,9 @@
 
 Here, on this machine: `atomic` writes all or nothing, `page_cache` reads ahead, `mounts` knows network
 storage, `memory` what is free, `cache` where copies go. Elsewhere: `address` opens a store, `http` makes
-one request and says in words what went wrong, `fetch` reads whole objects in parallel, `s3` publishes.
+one request and says in words what went wrong, `fetch` reads whole objects in parallel (`pace`: by how
+many requests), `saved_files` those that a manifest names, `s3` publishes; `ahead` lets a process of its
+own (`fetcher`) do it while this one imports.
 """
 
 

@@ -23,7 +23,7 @@ _FDS = 250  # descriptors in one message; Linux takes 253
 _ENDED = "the process that fetches has ended"
 _GRACE = 2.0  # seconds that the process has to remove an unfinished copy
 
-_running: dict[str, "Fetching"] = {}
+_running: list["Fetching"] = []  # blocks may be nested
 
 
 class Failed(Exception):
@@ -156,8 +156,8 @@ class Fetching:
 
     def end(self) -> None:
         """End the process, if it still runs, and forget what came; what is mapped stays valid."""
-        if _running.get(self.source) is self:
-            del _running[self.source]
+        if self in _running:
+            _running.remove(self)
         if os.getpid() != self.owner:  # forked off inside the block
             return
         if self._socket is not None:
@@ -212,16 +212,15 @@ def begin(source: str, cache: str | os.PathLike | None = None) -> Fetching:
     >>> fetching = begin("http://127.0.0.1:9/absent")
     >>> fetching.end()
     """
-    fetching = _running[source] = Fetching(source, cache)
+    fetching = Fetching(source, cache)
+    _running.append(fetching)
     return fetching
 
 
 def find(source: str, cache: str | os.PathLike | None = None) -> Fetching | None:
     """What was begun, in this process, for a source and a cache; None if nothing was."""
-    fetching = _running.get(source)
-    if fetching is None or fetching.owner != os.getpid() or fetching.cache != _place(cache):
-        return None
-    return fetching
+    wanted = source, _place(cache), os.getpid()  # a process that is forked off has no part in it
+    return next((one for one in _running if (one.source, one.cache, one.owner) == wanted), None)
 
 
 def _place(cache):

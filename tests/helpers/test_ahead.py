@@ -323,6 +323,14 @@ class TestWhatFails:
         assert "no process could be started (No such file or directory)" in caplog.text
 
 
+def test_blocks_may_be_nested(server):
+    with begun(f"{server.url}/m") as outer:
+        with begun(f"{server.url}/m"):
+            pass
+        assert ahead.find(f"{server.url}/m") is outer
+        assert_same_module(build(), load(f"{server.url}/m"))
+
+
 class TestWhatIsLeft:
     def test_an_exception_in_the_block_ends_the_process_in_time(self, server):
         server.on_request = lambda path: path.endswith(".tensors") and time.sleep(3)
