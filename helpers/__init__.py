@@ -23,6 +23,7 @@ _PUBLIC = {
     "inspect": ("inspect",),
     "prefetch": ("prefetch",),
     "serialise": ("Saved", "serialise", "serialise_model"),
+    "standby": ("Standby",),
     "timeline": ("Timeline", "phase"),
     "verify": ("verify",),
 }

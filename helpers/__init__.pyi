@@ -13,6 +13,7 @@ from helpers.prefetch import prefetch as prefetch
 from helpers.serialise import Saved as Saved
 from helpers.serialise import serialise as serialise
 from helpers.serialise import serialise_model as serialise_model
+from helpers.standby import Standby as Standby
 from helpers.timeline import Timeline as Timeline
 from helpers.timeline import phase as phase
 from helpers.verify import verify as verify
