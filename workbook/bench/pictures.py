@@ -8,7 +8,7 @@ from workbook.bench.run import REFERENCE
 
 WHOLE = "fresh process to first token"
 _LEGEND = {"imports": "interpreter, imports", "load": "empty model, load", "first token": "first token"}
-_LITTLE = 0.05  # a smaller gain than this share is no finding
+_LITTLE = 0.05  # a smaller difference than this share is no finding
 _EARNED = {"warm": "a paused collector"}  # what cold_start gives where there is nothing to read ahead
 
 
@@ -86,7 +86,7 @@ def save(result, path):
 
 
 def finding(result, state):
-    """The title of a state's picture: what earns the gain over plain ``from_pretrained``, the trick or the format.
+    """The title of a state's picture: what earns the gain over plain ``from_pretrained``, the trick or the loader.
 
     Returns
     -------
@@ -102,10 +102,12 @@ def finding(result, state):
     by_trick = _EARNED.get(state, "reading ahead")
     if min(form, trick, both) > 1 - _LITTLE:
         who = "nothing earns much"
-    elif trick <= form:
+    elif abs(trick - form) < _LITTLE:
+        who = f"{by_trick} and the loader earn as much"
+    elif trick < form:
         who = f"{by_trick} earns it"
     else:
-        who = f"mapping the saved form earns more than {by_trick}"
+        who = f"the loader earns more than {by_trick}"
     return (
         f"{_capital(state)}: {who}\n"
         f"from_pretrained {trick:.2f} x with cold_start, helpers {both:.2f} x with it, {form:.2f} x without"

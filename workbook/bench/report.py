@@ -171,9 +171,9 @@ def table(result):
             f"storage: a plain cold read of {size / 1e9:.2f} GB takes {took:.2f} s "
             f"({size / took / 1e9:.2f} GB/s); memory copies {result['memory_copy'] / 1e9:.1f} GB/s"
         )
-    if ways := sorted({run["emptied"] for run in result["runs"] if "emptied" in run}):
-        kept = max(run["libraries"] for run in result["runs"] if "emptied" in run)
-        lines.append(f"all cold by {', '.join(ways)}; at most {kept:.1%} of the libraries stayed")
+    if emptied := [run for run in result["runs"] if "emptied" in run and "failed" not in run]:
+        ways, kept = {run["emptied"] for run in emptied}, max(run["libraries"] for run in emptied)
+        lines.append(f"all cold by {', '.join(ways)}: at most {kept:.1%} of the libraries stayed")
     for state in states_of(result):
         lines += ["", f"{state + ':':<34} {'process to token':>21} {'ratio':>6} {'same trick':>10} {'imports':>8}"
                   f" {'load':>8} {'token':>7} {'private':>8} {'peak':>8} {'file':>8}"]  # fmt: skip
