@@ -20,6 +20,16 @@ LOADERS = {
 }
 STEPS = ("#56B4E9", "#009E73", "#F0E442", "#0072B2", "#E69F00", "#CC79A7", "#D55E00", "#999999")
 
+PHASES = {  # what a start is made of, in every chart
+    "interpreter": "#999999",
+    "prefetch call": "#CC79A7",
+    "imports": "#56B4E9",
+    "empty model": "#F0E442",
+    "load": "#E69F00",
+    "first token": "#009E73",
+    "serialise": "#0072B2",
+}
+
 
 def new(title, height=2.8, width=8.0):
     """An empty chart on opaque white, readable in a dark theme too."""
@@ -33,6 +43,11 @@ def colour(loader):
     """The colour of a loader in every chart; variants of one loader share it."""
     known = [name for name in LOADERS if loader.startswith(name)]
     return LOADERS[known[0]] if known else STEPS[0]
+
+
+def step_colour(name, place):
+    """The colour of a step: a phase's own, or the one of its place in the row."""
+    return PHASES.get(name, STEPS[place % len(STEPS)])
 
 
 def waterfall(phases, title, seconds=None):
@@ -61,7 +76,7 @@ def waterfall(phases, title, seconds=None):
     axes = new(title, 0.9 + 0.32 * len(phases))
     end = seconds or max(phase.start + phase.seconds for phase in phases)
     for row, phase in enumerate(phases):
-        axes.barh(row, phase.seconds, left=phase.start, color=STEPS[row % len(STEPS)])
+        axes.barh(row, phase.seconds, left=phase.start, color=step_colour(phase.name, row))
         text = f" {phase.seconds:.2f} s" if end > 1 else f" {1000 * phase.seconds:.0f} ms"
         axes.text(phase.start + phase.seconds, row, text, va="center", fontsize=9)
     axes.set_yticks(range(len(phases)), [phase.name for phase in phases])
@@ -97,7 +112,7 @@ def stacked(rows, title, unit="seconds"):
         left = 0.0
         for name, size in parts.items():
             place = names.index(name)
-            axes.barh(row, size, left=left, color=STEPS[place % len(STEPS)], label=name)
+            axes.barh(row, size, left=left, color=step_colour(name, place), label=name)
             left += size
         axes.text(left, row, f" {left:.2f}", va="center", fontsize=9)
     axes.set_yticks(range(len(rows)), list(rows))
@@ -107,6 +122,67 @@ def stacked(rows, title, unit="seconds"):
     found = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     axes.legend([found[name] for name in names], names, ncols=4, fontsize=8, frameon=False, loc="upper left",
                 bbox_to_anchor=(0, -0.32))  # fmt: skip
+    return axes
+
+
+def groups(rows, title, unit, legend, strong=(), end=None, line=None):
+    """Stacked bars in groups under headings, each with the spread of its whole.
+
+    Parameters
+    ----------
+    rows : dict of str to dict of str to (dict of str to float, float, float)
+        By heading and name: the parts in order, the smallest and the largest whole.
+    title : str
+    unit : str
+        Label of the axis.
+    legend : dict of str to str
+        What each part is called.
+    strong : sequence of str
+        Names in bold.
+    end : float, optional
+        The end of the axis, for charts that are to be compared.
+    line : (float, str), optional
+        A dashed line across all bars, and what it is.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    Examples
+    --------
+    >>> bar = ({"imports": 2.0, "load": 0.2}, 2.1, 2.4)
+    >>> groups({"plain": {"a": bar, "b": bar}}, "Equal", "seconds", {"imports": "imports", "load": "load"})
+    <Axes: ...>
+    """
+    axes = new(title, 1.2 + 0.21 * (sum(map(len, rows.values())) + 1.3 * len(rows)), width=7.0)
+    longest = end or max(high for bars in rows.values() for _, _, high in bars.values())
+    height, ticks = 0.0, {}
+    for heading, bars in rows.items():
+        behind = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+        axes.text(0, height, heading, va="center", fontsize=9, style="italic", bbox=behind)
+        for name, (parts, low, high) in bars.items():
+            height += 1
+            ticks[height] = name
+            left = 0.0
+            for part, size in parts.items():
+                axes.barh(height, size, left=left, height=0.78, color=PHASES[part])
+                left += size
+            axes.plot([low, high], [height, height], color="black", linewidth=1)
+            weight = "bold" if name in strong else "normal"
+            axes.text(max(left, high), height, f" {left:.2f}", va="center", fontsize=9, weight=weight)
+        height += 1.3
+    axes.set_yticks(list(ticks), list(ticks.values()), fontsize=9)
+    for label in axes.get_yticklabels():
+        label.set_fontweight("bold" if label.get_text() in strong else "normal")
+    axes.tick_params(axis="y", length=0)
+    axes.set_ylim(height - 0.6, -0.7)
+    axes.set_xlim(0, longest * 1.09)
+    if line:
+        axes.axvline(line[0], color="black", linestyle="--", linewidth=1, label=line[1])
+    for part, words in legend.items():
+        axes.barh(0, 0, color=PHASES[part], label=words)
+    axes.set_xlabel(unit, fontsize=9)
+    axes.figure.legend(loc="outside lower left", ncols=4, fontsize=8, frameon=False)
     return axes
 
 

@@ -1,6 +1,7 @@
 """The benchmark: honest rows, one clear line for what cannot run, nothing left behind."""
 
 import json
+import mmap
 import os
 import signal
 import subprocess
@@ -14,13 +15,13 @@ import pytest
 from helpers.errors import ModelError, NotAModel, StorageError
 from workbook import paths
 from workbook.bench import __main__ as bench_main
-from workbook.bench import memory, models, pagecache, report, run
-from workbook.bench.routes import ALL
+from workbook.bench import chart, memory, models, pagecache, pictures, report, run, states
+from workbook.bench.routes import ALL, TRICKS, trick_of
 
 pytestmark = pytest.mark.slow  # every measurement is a fresh process
 
 
-QUICK = "from_pretrained,helpers mapped,torch.load"
+QUICK = "from_pretrained,helpers mapped"
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +41,11 @@ def scratch_left():
     return list(paths.CACHE.glob(".bench-*"))
 
 
+def start(route, total, state="all cold", turn=0, load=0.5):
+    phases = {"interpreter": 0.1, "imports": 1.0, "load": load, "first token": 0.2}
+    return {"route": route, "state": state, "round": turn, "total": total, "phases": phases}
+
+
 def test_a_users_own_model_is_measured_by_several_routes(tiny, tmp_path):
     done = bench(
         "--model",
@@ -57,17 +63,23 @@ def test_a_users_own_model_is_measured_by_several_routes(tiny, tmp_path):
     result = json.loads((tmp_path / "r.json").read_text())
     runs = result["runs"]
     assert {(r["state"], r["route"]) for r in runs} == {
-        (s, n) for s in ("warm", "cold") for n in QUICK.split(",")
+        (s, n) for s in states.STATES for n in QUICK.split(",")
     }
     for entry in runs:
-        assert "failed" not in entry or entry["failed"].startswith("not cold"), entry
+        if "failed" in entry:  # this test's own process has torch mapped
+            assert entry["state"] != "warm" and entry["failed"].startswith("not cold"), entry
+            continue
         assert {"imports", "load", "first token"} <= entry["phases"].keys()
         assert 0 < entry["phases"]["load"] < entry["total"]
         assert entry["peak_rss"] > entry["private"] > 0
-    assert {r["token"] for r in runs} == {runs[0]["token"]}
+        assert sum(report.parts(entry).values()) == pytest.approx(entry["total"])
+    assert {r["token"] for r in runs if "token" in r} == {runs[0]["token"]}
+    cold = [r for r in runs if r["state"] == "all cold"]
+    assert {r["emptied"] for r in cold} <= {"drop_caches", "evicted one by one"}
+    assert all(0 <= r["libraries"] <= 1 for r in cold)
     assert len(result["saving"]["serialise"]) == 1
     assert "process to token" in done.stdout and "plain cold read" in done.stdout
-    assert (tmp_path / "p.png").stat().st_size > 5000
+    assert (tmp_path / "p-warm.png").stat().st_size > 5000
     assert scratch_left() == []
 
 
@@ -84,11 +96,9 @@ def test_a_route_that_fails_does_not_stop_the_others(tiny, tmp_path):
 
 
 def test_a_wrong_first_token_gets_no_time():
+    found = [("from_pretrained", 5, 1.0, 3.0), ("a", 5, 1.001, 1.0), ("b", 6, 1.0, 0.1), ("c", 5, 2.0, 0.1)]
     runs = [
-        {"route": "from_pretrained", "state": "warm", "round": 0, "token": 5, "score": 1.0, "total": 3.0},
-        {"route": "a", "state": "warm", "round": 0, "token": 5, "score": 1.001, "total": 1.0},
-        {"route": "b", "state": "warm", "round": 0, "token": 6, "score": 1.0, "total": 0.1},
-        {"route": "c", "state": "warm", "round": 0, "token": 5, "score": 2.0, "total": 0.1},
+        start(route, total, "warm") | {"token": token, "score": score} for route, token, score, total in found
     ]
     run._judge(runs)
     assert [r.get("failed") for r in runs] == [None, None, "wrong result", "wrong result"]
@@ -96,33 +106,139 @@ def test_a_wrong_first_token_gets_no_time():
     assert report.ratio({"runs": runs}, "warm", "b", "fresh process to first token") is None
 
 
-def test_break_even_is_counted_in_whole_starts():
-    def entry(route, total):
-        return {"route": route, "state": "cold", "round": 0, "total": total}
+def test_break_even_is_against_the_best_that_needs_no_second_copy():
+    runs = [
+        start("from_pretrained", 10.0),
+        start("from_pretrained + cold_start", 8.0),
+        start("flashpack + cold_start", 1.0),  # another copy of the model
+        start("helpers mapped", 9.0),
+        start("helpers + cold_start", 6.0),
+    ]
+    result = {"runs": runs, "saving": {"serialise": [5.0], "write_module": [5.0]}}
+    assert report.break_even(result, "all cold") == 3
+    runs[-1] = start("helpers + cold_start", 8.1)
+    assert report.break_even(result, "all cold") is None
+    assert report.won_back(result) == [
+        "all cold: never (helpers + cold_start against from_pretrained + cold_start)"
+    ]
+    with pytest.raises(ValueError, match="warm: saving, helpers or from_pretrained was not measured"):
+        report.break_even(result, "warm")
 
-    result = {"runs": [entry("from_pretrained", 10.0), entry("helpers + prefetch", 8.0)]}
-    result["saving"] = {"serialise": [5.0], "write_module": [5.0]}
-    assert report.break_even(result, "cold") == 3
-    result["runs"][1]["total"] = 11.0
-    assert report.break_even(result, "cold") is None
+
+def result_of(runs):
+    machine = {"processor": "p", "cores": "2", "memory": "8 GB", "GPU": "none"}
+    sizes = {run["route"]: 10**9 for run in runs}
+    result = {"model": "m", "device": "cpu", "date": "2026-01-01", "machine": machine, "bytes": sizes}
+    return result | {"runs": runs, "storage": [], "memory_copy": 1e9}
 
 
-def test_a_step_that_fails_loses_nothing_of_the_steps_before_it(tiny, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("trick", "mapped", "said"),
+    [
+        (5.0, 9.0, "reading ahead earns it"),
+        (9.0, 5.0, "the loader earns more than reading ahead"),
+        (7.0, 7.1, "reading ahead and the loader earn as much"),
+        (9.9, 9.9, "nothing earns much"),
+    ],
+)
+def test_a_title_names_the_factor_that_earns_it(trick, mapped, said):
+    runs = [
+        start("from_pretrained", 10.0),
+        start("from_pretrained + cold_start", trick),
+        start("helpers mapped", mapped),
+        start("helpers + cold_start", min(trick, mapped)),
+    ]
+    title = pictures.finding(result_of(runs), "all cold")
+    assert title.startswith(f"All cold: {said}\nfrom_pretrained {trick / 10:.2f} x with cold_start")
+
+
+def test_a_goal_is_met_or_missed_or_not_measured():
+    runs = [start("from_pretrained", 10.0), start("helpers + cold_start", 4.0)]
+    result = result_of(runs) | {"saving": {"serialise": [5.0], "write_module": [5.0]}}
+    first, *_, last = [line for line in chart.lines(result) if line.startswith("| ") and "cold" in line]
+    assert first.endswith("| <= 0.45 x | 0.40 x | met |")
+    runs[1] = start("helpers + cold_start", 11.0)
+    assert "| <= 0.45 x | 1.10 x | missed |" in chart.lines(result)[4]
+    assert last.endswith("| not measured | |")
+    assert chart.lines(result)[-1] == chart.BESIDES, "never won back: what else it is for"
+
+
+def test_bars_stand_with_the_bars_of_the_same_trick():
+    runs = [start(name, 4.0 + turn, turn=turn) for name in ALL for turn in range(3)]
+    axes = pictures.picture(result_of(runs), "all cold")
+    headings = [text.get_text() for text in axes.texts if not text.get_text().startswith(" ")]
+    assert headings == ["plain", *(f"with {trick}" for trick in TRICKS)]
+    assert [text.get_text() for text in axes.texts if text.get_text().startswith(" ")] == [" 5.00"] * len(ALL)
+
+
+def test_every_trick_is_a_row_for_the_rivals_too():
+    for trick in TRICKS:
+        with_it = {name.partition(" + ")[0] for name in ALL if trick_of(name) == trick}
+        assert with_it == {
+            "from_pretrained",
+            "torch.load mmap",
+            "safetensors load_file",
+            "helpers",
+            "flashpack",
+        }
+
+
+def test_a_step_that_fails_loses_and_hides_nothing_of_the_others(tiny, tmp_path, monkeypatch, capsys):
     def fails(*_):
         raise RuntimeError("the disk is full")
 
     monkeypatch.setattr(run, "saving", fails)
     arguments = ["--model", str(tiny), "--rounds", "1", "--routes", "from_pretrained,helpers mapped"]
-    monkeypatch.setattr(sys, "argv", ["bench", *arguments, "--json", str(tmp_path / "r.json")])
-    with pytest.raises(RuntimeError, match="the disk is full"):
+    arguments += ["--states", "warm", "--json", str(tmp_path / "r.json"), "--png", str(tmp_path / "p.png")]
+    monkeypatch.setattr(sys, "argv", ["bench", *arguments])
+    with pytest.raises(SystemExit, match="saving failed: RuntimeError: the disk is full"):
         bench_main.main()
-    assert len(json.loads((tmp_path / "r.json").read_text())["runs"]) == 4
-    assert list(tmp_path.iterdir()) == [tmp_path / "r.json"]
+    kept = json.loads((tmp_path / "r.json").read_text())
+    assert len(kept["runs"]) == 2
+    assert kept["failed"] == {"saving": "RuntimeError: the disk is full"}
+    said = capsys.readouterr().out
+    assert "process to token" in said and "saving failed: RuntimeError: the disk is full" in said
+    assert {path.name for path in tmp_path.iterdir()} == {"r.json", "p-warm.png"}
 
 
-@pytest.fixture
-def tiny_files(tiny, tmp_path):
-    return models.prepare(str(tiny), {"hf", "helpers"}, tmp_path)
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone tells what a process maps")
+def test_all_cold_is_refused_where_torch_is_imported(tiny, tmp_path):
+    model = models.Model("tiny", tmp_path)
+    with pytest.raises(StorageError, match="all cold: this process has torch imported"):
+        run.measure(model, ["from_pretrained"], 1, "cpu")
+
+
+def test_the_files_of_a_start_are_code_libraries_and_data_but_no_weights(tiny_files):
+    found = run.libraries(tiny_files, ["from_pretrained", "tensorizer best"])
+    for part in ("torch/__init__", "libtorch_cpu.so", "modeling_llama", "tensorizer/", "METADATA"):
+        assert any(part in name for name in found), part
+    assert not [name for name in found if str(tiny_files.folder) in name]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the page cache can be asked and emptied on Linux alone")
+def test_files_that_stay_in_the_page_cache_make_no_cold_start(tmp_path, monkeypatch):
+    monkeypatch.setattr(pagecache, "_DROP", tmp_path / "not here")
+    monkeypatch.setattr(states, "_SETTLE", 0)
+    weights, library = tmp_path / "weights", tmp_path / "library"
+    for path in (weights, library):
+        path.write_bytes(os.urandom(1 << 20) * 8)
+    pagecache.evict(weights)
+    if pagecache.resident(weights) > 0.02:
+        pytest.skip("this filesystem keeps files in memory")
+    found = states.bring("all cold", weights, [library])
+    assert found == {"emptied": "evicted one by one", "resident": 0, "libraries": 0}
+    with library.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        assert len(mapped[:: mmap.PAGESIZE]) > 0  # now they are this process's own
+        found = states.bring("all cold", weights, [library])
+        assert found["failed"].startswith("not cold: 100% of the libraries stayed in the page cache")
+    assert "failed" not in states.bring("weights cold", weights, [library])
+    assert (pagecache.resident(weights), pagecache.resident(library)) == (0, 1)
+    assert states.bring("warm", weights, [library]) == {"resident": 1}
+
+
+@pytest.fixture(scope="module")
+def tiny_files(tiny, tmp_path_factory):
+    return models.prepare(str(tiny), {"hf", "helpers"}, tmp_path_factory.mktemp("files"))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux alone counts shared pages apart")
@@ -158,6 +274,7 @@ def test_memory_is_measured_on_a_fresh_checkout(tiny, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (["--states", "lukewarm"], "unknown state: lukewarm. Known: warm, weights cold, all cold"),
         (["--routes", "teleport"], "unknown route: teleport. Known: from_pretrained"),
         (["--model", "/nowhere/at/all"], "/nowhere/at/all: is no model of the benchmark. Choose smollm2"),
         (["--rounds", "0"], "--rounds must be at least 1"),
@@ -185,7 +302,7 @@ def test_too_little_disk_is_said_before_anything_is_written(tiny, tmp_path, monk
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(models.shutil, "disk_usage", lambda _: usage(10, 10, 1000))
     with pytest.raises(StorageError, match=r"needs [\d,]+ bytes of disk for hf, torch, 1,000 are free"):
-        models.prepare(str(tiny), {"hf", "torch"}, tmp_path)
+        models.make(models.Model(str(tiny), tmp_path), ["hf", "torch"])
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
@@ -193,7 +310,7 @@ def test_too_little_memory_is_said_before_anything_is_written(tiny, tmp_path, mo
     memory = namedtuple("memory", "available")
     monkeypatch.setattr("psutil.virtual_memory", lambda: memory(1000))
     with pytest.raises(StorageError, match=r"needs [\d,]+ bytes of memory, 1,000 are available"):
-        models.prepare(str(tiny), {"hf"}, tmp_path)
+        models.make(models.Model(str(tiny), tmp_path), ["hf"])
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
@@ -204,7 +321,16 @@ def test_an_unknown_model_is_refused(tmp_path):
 
 def test_ctrl_c_keeps_the_finished_rounds_and_leaves_nothing(tiny, tmp_path):
     command = [sys.executable, "-m", "workbook.bench", "--model", tiny, "--rounds", "50"]
-    command += ["--routes", "from_pretrained", "--json", tmp_path / "r.json", "--png", tmp_path / "p.png"]
+    command += [
+        "--states",
+        "warm",
+        "--routes",
+        "from_pretrained",
+        "--json",
+        tmp_path / "r.json",
+        "--png",
+        tmp_path / "p.png",
+    ]
     with subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -215,7 +341,7 @@ def test_ctrl_c_keeps_the_finished_rounds_and_leaves_nothing(tiny, tmp_path):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         seen = ""
-        while "round 2/50" not in seen:
+        while "round 1/50" not in seen:
             seen += process.stdout.readline()
         time.sleep(0.5)
         os.killpg(process.pid, signal.SIGINT)  # as the terminal does: to all of them
@@ -242,12 +368,10 @@ def test_a_file_is_made_cold_and_warm(tmp_path):
 
 
 def test_every_format_of_the_table_is_one_that_can_be_made():
-    assert {form for _, form, _ in ALL.values()} == set(models.FORMATS)
+    assert {route.form for route in ALL.values()} == set(models.FORMATS)
 
 
 def test_the_figures_in_the_readme_are_those_of_the_recorded_run():
-    from workbook.bench import chart
-
     readme = (paths.DATA.parent / "README.md").read_text()
     shown = readme.partition("1.7b-cpu.json -->\n")[2].partition("<!-- /figures -->")[0]
     recorded = json.loads((paths.DATA / "results" / "1.7b-cpu.json").read_text())

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from helpers.errors import ModelError
 from workbook import paths
-from workbook.bench import models, report, run, streaming
+from workbook.bench import models, pictures, report, run, streaming
 from workbook.bench.routes import ALL
-from workbook.samples import servers
+from workbook.bench.states import STATES
 
 
 def arguments():
@@ -21,23 +21,21 @@ def arguments():
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--routes", default=",".join(ALL), help="names separated by commas")
+    parser.add_argument("--states", default=",".join(STATES), help="names separated by commas")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every measurement there")
-    parser.add_argument("--png", type=Path, default=Path("build/bench.png"), help="where the picture goes")
+    parser.add_argument(
+        "--png", type=Path, default=Path("build/bench.png"), help="where the pictures go, one for each state"
+    )
     return parser.parse_args()
 
 
 def main():
     given = arguments()
-    routes = [name.strip() for name in given.routes.split(",")]
-    if unknown := [name for name in routes if name not in ALL]:
-        sys.exit(f"unknown route: {', '.join(unknown)}. Known: {', '.join(ALL)}")
+    routes, states = _known("route", given.routes, ALL), _known("state", given.states, STATES)
     if given.rounds < 1:
         sys.exit("--rounds must be at least 1")
-    if given.device == "cuda":
-        import torch
-
-        if not torch.cuda.is_available():
-            sys.exit("no CUDA device here: use --device cpu")
+    if given.device == "cuda" and run.machine()["GPU"] == "none":
+        sys.exit("no CUDA device here: use --device cpu")
     good, skipped = run.usable(routes, given.device)
     for name, reason in skipped.items():
         print(f"{name}: {reason}", flush=True)
@@ -47,11 +45,11 @@ def main():
     with tempfile.TemporaryDirectory(dir=paths.CACHE, prefix=".bench-") as scratch:
         print("preparing the files", flush=True)
         try:
-            model = models.prepare(given.model, {ALL[name][1] for name in good}, Path(scratch))
+            model = models.prepare(given.model, {ALL[name].form for name in good}, Path(scratch))
         except ModelError as error:
             sys.exit(str(error))
 
-        def keep(result):  # after every step: the next one may fail, and half an hour would be lost
+        def keep(result):  # after every step: the next one may fail, and an hour would be lost
             if given.json and result["runs"]:
                 _write(given.json, result | {"skipped": skipped})
 
@@ -60,29 +58,57 @@ def main():
             good,
             given.rounds,
             given.device,
+            states,
             report=lambda line: print(line, flush=True),
             keep=keep,
         )
+        result["skipped"] = skipped
         keep(result)
-        if not result.get("interrupted") and "helpers" in {ALL[name][1] for name in good}:
-            print("saving, in turns with stock tensorizer", flush=True)
-            result["saving"] = run.saving(model, given.rounds)
-            keep(result)
-            if (model.folder / "guide").exists() and servers.weed():
-                print("loading from S3 on loopback, in turns with stock tensorizer", flush=True)
-                result["streaming"] = streaming.measure(model, given.rounds)
-                keep(result)
+        if "helpers" in {ALL[name].form for name in good}:
+            _turns(result, model, given.rounds, keep)
     if not result["runs"]:
         sys.exit("no round was finished")
     print("\n" + report.table(result))
-    given.png.parent.mkdir(parents=True, exist_ok=True)
     import matplotlib
 
     matplotlib.use("Agg")
-    report.picture(result, "cold").figure.savefig(given.png, dpi=120)
-    print(f"\n{given.png} is ready.")
+    given.png.parent.mkdir(parents=True, exist_ok=True)
+    print()
+    for path in pictures.save(result, given.png):
+        print(f"{path} is ready.")
     if result.get("interrupted"):
         sys.exit(130)
+    if failed := result.get("failed"):
+        sys.exit("\n".join(f"{what} failed: {reason}" for what, reason in failed.items()))
+
+
+def _known(what, given, names):
+    """The names in an argument; ends with a clear line where one is unknown."""
+    found = [name.strip() for name in given.split(",")]
+    if unknown := [name for name in found if name not in names]:
+        sys.exit(f"unknown {what}: {', '.join(unknown)}. Known: {', '.join(names)}")
+    return found
+
+
+def _turns(result, model, rounds, keep):
+    """What is measured in turns of its own; a part that fails is named and hides nothing of the others."""
+    from workbook.samples import servers  # imports torch, which must not be mapped before
+
+    parts = {"saving": run.saving}
+    if (model.folder / "guide").exists() and servers.weed():
+        parts["streaming"] = streaming.measure
+    for name, measure in parts.items():
+        if result.get("interrupted"):
+            return
+        print(f"{name}, in turns with stock tensorizer", flush=True)
+        try:
+            result[name] = measure(model, rounds)
+        except KeyboardInterrupt:
+            result["interrupted"] = True
+        except Exception as error:  # whatever it is, it is told at the end, behind all that was measured
+            said = (getattr(error, "stderr", None) or "").strip().splitlines()[-1:]
+            result.setdefault("failed", {})[name] = " ".join([f"{type(error).__name__}: {error}", *said])
+        keep(result)
 
 
 def _write(path, result):

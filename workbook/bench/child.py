@@ -12,7 +12,7 @@ from helpers.timeline import Timeline, phase
 def main(name, folder, route, device, spawned):
     """Load, compute, print one line of JSON."""
     started = time.perf_counter()
-    from workbook.bench.models import Model
+    from workbook.bench.files import Model
     from workbook.bench.routes import ALL
 
     with Timeline() as timeline:

@@ -1,15 +1,17 @@
 """The models of the benchmark, and their weights in every format that a route reads."""
 
-import gc
-import json
+import multiprocessing
 import shutil
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
 
 from helpers.errors import ModelError, NotAModel, StorageError
 from helpers.format import manifest
 from helpers.storage import atomic as commit
 from workbook import paths
+from workbook.bench.files import FORMATS, Model, class_of
+
+__all__ = ["FORMATS", "NAMES", "SHAPES", "Model", "check_memory", "class_of", "make", "prepare"]
 
 _SMOL = {
     "vocab_size": 49152,
@@ -36,60 +38,6 @@ SHAPES = {  # the SmolLM2 family, with random weights
     ]
 }
 NAMES = ("smollm2", *SHAPES, "sd-unet")
-FORMATS = ("hf", "torch", "guide", "helpers", "flashpack")
-
-
-class Model(NamedTuple):
-    """Where a model's files are, by format; what a route gets.
-
-    Attributes
-    ----------
-    name : str
-    folder : pathlib.Path
-        With a subfolder for each format.
-    """
-
-    name: str
-    folder: Path
-
-    @property
-    def hf(self):
-        return self.folder / "hf"
-
-    def file(self, form):
-        """The one file of weights of a format."""
-        name = {
-            "torch": "model.pt",
-            "guide": "model.tensors",
-            "helpers": "model.tensors",
-            "flashpack": "model.flashpack",
-            "hf": self._safetensors(),
-        }[form]
-        return self.folder / form / name
-
-    def _safetensors(self):
-        found = sorted(self.hf.glob("*.safetensors"))
-        return found[0].name if found else "model.safetensors"
-
-    @property
-    def is_unet(self):
-        return json.loads((self.hf / "config.json").read_text()).get("_class_name") is not None
-
-    def model_class(self):
-        """The model's class, imported from its library."""
-        return class_of(self.hf)
-
-
-def class_of(folder):
-    """The class that a Hugging Face directory's config.json names."""
-    config = json.loads((folder / "config.json").read_text())
-    if "_class_name" in config:
-        import diffusers
-
-        return getattr(diffusers, config["_class_name"])
-    import transformers
-
-    return getattr(transformers, config["architectures"][0])
 
 
 def prepare(name, forms, scratch):
@@ -124,26 +72,43 @@ def prepare(name, forms, scratch):
     if (folder / "helpers").exists() and not _is_current(folder / "helpers"):
         shutil.rmtree(folder / "helpers")
     missing = [form for form in FORMATS if form in forms | {"hf"} and not (folder / form).exists()]
-    if not missing:
-        check_memory(model.file("hf").stat().st_size)
-        return model
-    source, size = _source(name)
-    folder.mkdir(parents=True, exist_ok=True)
-    needed, free = len(missing) * size, shutil.disk_usage(folder).free
+    if missing:
+        # In a process of its own, since this one must not have torch mapped: what a process maps
+        # cannot be taken out of the page cache, and "all cold" could not be measured.
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as maker:
+            maker.submit(make, model, missing).result()
+    check_memory(model.file("hf").stat().st_size)
+    return model
+
+
+def make(model, missing):
+    """Write a model's weights in the formats that are missing, in this process.
+
+    Parameters
+    ----------
+    model : Model
+    missing : list of str
+        Of `FORMATS`.
+
+    Raises
+    ------
+    StorageError
+        Too little disk or memory: said before anything is written, with the bytes needed.
+    """
+    source, size = _source(model.name)
+    model.folder.mkdir(parents=True, exist_ok=True)
+    needed, free = len(missing) * size, shutil.disk_usage(model.folder).free
     if needed > 0.95 * free:
         raise StorageError(
-            folder,
+            model.folder,
             f"the benchmark needs {needed:,} bytes of disk for {', '.join(missing)}, {free:,} are free",
             "Free some space, choose fewer --routes or a smaller --model.",
         )
     check_memory(size)
     weights = source()
     for form in missing:
-        with commit.directory(folder / form, overwrite=False, strangers=None) as place:
+        with commit.directory(model.folder / form, overwrite=False, strangers=None) as place:
             _write(weights, form, place)
-    del weights
-    gc.collect()
-    return model
 
 
 def _is_current(place):

@@ -1,35 +1,56 @@
-"""What a benchmark found: a table, and a picture with the storage's limit in it."""
+"""What a benchmark found: measures, ratios, a table, and the starts after which saving is won back."""
 
 import math
 import statistics
 
+from workbook.bench.routes import ALL, trick_of
 from workbook.bench.run import REFERENCE
+
+
+def parts(run):
+    """Seconds of a start in three parts, which together are all of it.
+
+    Returns
+    -------
+    dict of str to float
+        ``imports``: from the spawn on, with the interpreter's start and whatever is neither of the
+        others. ``load``: with the empty model. ``first token``.
+    """
+    load = sum(run["phases"].get(name, 0) for name in ("empty model", "load"))
+    token = run["phases"].get("first token", 0)
+    return {"imports": run["total"] - load - token, "load": load, "first token": token}
+
+
+MEASURES = {  # the parts that each is the sum of
+    "fresh process to first token": ("imports", "load", "first token"),
+    "load to first token": ("load", "first token"),
+    "load alone": ("load",),
+}
+
+
+def seconds(run, measure):
+    """One measure of one run."""
+    found = parts(run)
+    return sum(found[part] for part in MEASURES[measure])
 
 
 def load_to_token(run):
     """Seconds from the end of the imports to the first token."""
-    return sum(run["phases"].get(name, 0) for name in ("empty model", "load", "first token"))
+    return seconds(run, "load to first token")
 
 
-def load_alone(run):
-    """Seconds that the weights take: empty model and load."""
-    return sum(run["phases"].get(name, 0) for name in ("empty model", "load"))
-
-
-MEASURES = {
-    "fresh process to first token": lambda run: run["total"],
-    "load to first token": load_to_token,
-    "load alone": load_alone,
-}
+def good_runs(result, state, route):
+    """The runs of a route in a state that did not fail."""
+    return [
+        run
+        for run in result["runs"]
+        if run["state"] == state and run["route"] == route and "failed" not in run
+    ]
 
 
 def values(result, state, route, measure):
     """One number for each good round of a route, by round."""
-    return {
-        run["round"]: MEASURES[measure](run)
-        for run in result["runs"]
-        if run["state"] == state and run["route"] == route and "failed" not in run
-    }
+    return {run["round"]: seconds(run, measure) for run in good_runs(result, state, route)}
 
 
 def ratio(result, state, route, measure, against=REFERENCE):
@@ -49,8 +70,85 @@ def routes_of(result):
     return list(dict.fromkeys(run["route"] for run in result["runs"]))
 
 
+def states_of(result):
+    """The states of a result, in the order in which they were measured."""
+    return list(dict.fromkeys(run["state"] for run in result["runs"]))
+
+
+def fastest(result, state, routes):
+    """The route with the smallest median to the first token; None where none has a good round."""
+    times = {name: values(result, state, name, "fresh process to first token") for name in routes}
+    medians = {name: statistics.median(found.values()) for name, found in times.items() if found}
+    return min(medians, key=medians.get, default=None)
+
+
+def rival(result, state):
+    """The fastest route that reads the checkpoint as it is, so that no second copy has to be kept.
+
+    Returns
+    -------
+    str or None
+    """
+    return fastest(
+        result, state, [name for name in routes_of(result) if name in ALL and ALL[name].form == "hf"]
+    )
+
+
+def ours(result, state):
+    """The fastest route that reads the saved form, or None."""
+    return fastest(result, state, [name for name in routes_of(result) if name.startswith("helpers")])
+
+
+def break_even(result, state):
+    """After how many starts the time spent saving is won back: `ours` against the `rival`.
+
+    Parameters
+    ----------
+    result : dict
+        With its ``saving``.
+    state : str
+        Of `workbook.bench.states.STATES`.
+
+    Returns
+    -------
+    int or None
+        None for never: the saved form starts no faster.
+
+    Raises
+    ------
+    ValueError
+        Saving, or one of the two, was not measured.
+    """
+    names = ours(result, state), rival(result, state)
+    if None in names or "saving" not in result:
+        raise ValueError(f"{state}: saving, helpers or from_pretrained was not measured")
+    one, other = (values(result, state, name, "fresh process to first token") for name in names)
+    won = [other[turn] - one[turn] for turn in one if turn in other]
+    gain = statistics.median(won) if won else 0
+    return math.ceil(statistics.median(result["saving"]["serialise"]) / gain) if gain > 0 else None
+
+
+def won_back(result):
+    """A sentence for each state that tells `break_even`, and none where it was not measured.
+
+    Returns
+    -------
+    list of str
+    """
+    lines = []
+    for state in states_of(result):
+        if "saving" in result and ours(result, state) and rival(result, state):
+            starts = break_even(result, state)
+            when = f"after {starts} start{'s' if starts > 1 else ''}" if starts else "never"
+            lines.append(f"{state}: {when} ({ours(result, state)} against {rival(result, state)})")
+    return lines
+
+
 def table(result):
-    """The result as text: medians with minimum and maximum, ratios to ``from_pretrained``.
+    """The result as text: medians with minimum and maximum, and two ratios.
+
+    The first is against plain ``from_pretrained``. The second, of a route with a trick, is against
+    ``from_pretrained`` with the same trick: what is left of the gain is the loader's own.
 
     Parameters
     ----------
@@ -67,15 +165,18 @@ def table(result):
         f"{machine['memory']}, GPU: {machine['GPU']}"
     ]
     if result["storage"]:
-        seconds = statistics.median(read["seconds"] for read in result["storage"])
+        took = statistics.median(read["seconds"] for read in result["storage"])
         size = result["storage"][0]["bytes"]
         lines.append(
-            f"storage: a plain cold read of {size / 1e9:.2f} GB takes {seconds:.2f} s "
-            f"({size / seconds / 1e9:.2f} GB/s); memory copies {result['memory_copy'] / 1e9:.1f} GB/s"
+            f"storage: a plain cold read of {size / 1e9:.2f} GB takes {took:.2f} s "
+            f"({size / took / 1e9:.2f} GB/s); memory copies {result['memory_copy'] / 1e9:.1f} GB/s"
         )
-    for state in dict.fromkeys(run["state"] for run in result["runs"]):
-        lines += ["", f"{state + ':':<23}{'process to token':>24} {'ratio':>6}  {'load to token':>13} {'ratio':>6}"
-                  f"  {'load':>7} {'private':>9} {'peak':>9} {'file':>8}"]  # fmt: skip
+    if emptied := [run for run in result["runs"] if "emptied" in run and "failed" not in run]:
+        ways, kept = {run["emptied"] for run in emptied}, max(run["libraries"] for run in emptied)
+        lines.append(f"all cold by {', '.join(ways)}: at most {kept:.1%} of the libraries stayed")
+    for state in states_of(result):
+        lines += ["", f"{state + ':':<34} {'process to token':>21} {'ratio':>6} {'same trick':>10} {'imports':>8}"
+                  f" {'load':>8} {'token':>7} {'private':>8} {'peak':>8} {'file':>8}"]  # fmt: skip
         lines += [_row(result, state, route) for route in routes_of(result)]
     if saving := result.get("saving"):
         middle = {name: statistics.median(times) for name, times in saving.items()}
@@ -84,9 +185,7 @@ def table(result):
             f"\nsaving, flushed: serialise {middle['serialise']:.2f} s, write_module {middle['write_module']:.2f} s "
             f"({share:.2f}x)"
         )
-        for state in ("warm", "cold"):
-            if starts := break_even(result, state):
-                lines.append(f"saving is won back after {starts} {state} starts against from_pretrained")
+        lines += [f"saving is won back, {line}" for line in won_back(result)]
     if streaming := result.get("streaming"):
         middle = {name: statistics.median(times) for name, times in streaming.items()}
         share = turn_ratio(streaming, "helpers", "tensorizer")
@@ -94,120 +193,30 @@ def table(result):
             f"load from S3 on loopback: helpers {middle['helpers']:.2f} s, tensorizer's defaults "
             f"{middle['tensorizer']:.2f} s ({share:.2f}x)"
         )
-    for route, reason in result.get("skipped", {}).items():
-        lines.append(f"{route:<22} not run: {reason}")
+    lines += [f"{part} failed: {reason}" for part, reason in result.get("failed", {}).items()]
+    lines += [f"{route:<34} not run: {reason}" for route, reason in result.get("skipped", {}).items()]
     return "\n".join(lines)
-
-
-def break_even(result, state, route="helpers + prefetch", against=REFERENCE):
-    """After how many starts the time spent saving is won back; None if a start is not faster.
-
-    Parameters
-    ----------
-    result : dict
-        With its ``saving``.
-    state : str
-        ``"cold"`` or ``"warm"``.
-
-    Returns
-    -------
-    int or None
-    """
-    ours, theirs = (values(result, state, name, "fresh process to first token") for name in (route, against))
-    common = ours.keys() & theirs.keys()
-    if not common or "saving" not in result:
-        return None
-    won = statistics.median(theirs[turn] - ours[turn] for turn in common)
-    return math.ceil(statistics.median(result["saving"]["serialise"]) / won) if won > 0 else None
 
 
 def _row(result, state, route):
     runs = [run for run in result["runs"] if run["state"] == state and run["route"] == route]
-    good = [run for run in runs if "failed" not in run]
+    good = good_runs(result, state, route)
     if not good:
-        return f"{route:<22} {runs[0]['failed'] if runs else 'no finished round'}"
+        return f"{route:<34} {runs[0]['failed'] if runs else 'no finished round'}"
     total = sorted(run["total"] for run in good)
-    spread = f"{statistics.median(total):7.2f} s [{total[0]:.2f}, {total[-1]:.2f}]"
-    to_token = statistics.median(map(load_to_token, good))
-    ratios = [ratio(result, state, route, m) for m in ("fresh process to first token", "load to first token")]
-    first, second = (f"{r:5.2f}x" if r else "     -" for r in ratios)
+    spread = f"{statistics.median(total):6.2f} [{total[0]:.2f}, {total[-1]:.2f}]"
+    trick = trick_of(route)
+    whole = "fresh process to first token"
+    first = ratio(result, state, route, whole)
+    second = ratio(result, state, route, whole, f"{REFERENCE} + {trick}") if trick else None
+    shares = " ".join(f"{r:{w}.2f}x" if r else f"{'-':>{w + 1}}" for r, w in ((first, 5), (second, 9)))
+    middle = {part: statistics.median(parts(run)[part] for run in good) for part in MEASURES[whole]}
     memory = [statistics.median(run[key] for run in good) / 1e6 for key in ("private", "peak_rss")]
-    row = f"{route:<22} {spread:>24} {first}  {to_token:11.2f} s {second}  "
-    row += f"{statistics.median(map(load_alone, good)):5.2f} s {memory[0]:6.0f} MB {memory[1]:6.0f} MB "
+    row = f"{route:<34} {spread:>21} {shares} {middle['imports']:6.2f} s {middle['load']:6.2f} s "
+    row += f"{middle['first token']:5.2f} s {memory[0]:5.0f} MB {memory[1]:5.0f} MB "
     row += f"{result['bytes'][route] / 1e6:5.0f} MB"
     if len(good) < len(runs):
         row += (
             f"  ({len(runs) - len(good)} of {len(runs)}: {next(r['failed'] for r in runs if 'failed' in r)})"
         )
     return row
-
-
-def picture(result, state, measure="fresh process to first token"):
-    """Bars of medians with their spread, and the storage's own limit as a line.
-
-    Parameters
-    ----------
-    result : dict
-    state : str
-        ``"cold"`` or ``"warm"``.
-    measure : str
-        A key of `MEASURES`.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
-    """
-    from workbook import plots
-
-    found = {route: sorted(values(result, state, route, measure).values()) for route in routes_of(result)}
-    found = {route: times for route, times in found.items() if times}
-    ordered = sorted(found, key=lambda route: statistics.median(found[route]))
-    best, reference = ordered[0], found.get(REFERENCE)
-    title = f"{state}, {measure}: {best} is first"
-    if reference:
-        share = ratio(result, state, best, measure)
-        title += f", at {share:.2f} of from_pretrained"
-    axes = plots.new(title, 1.1 + 0.33 * len(ordered))
-    for row, route in enumerate(ordered):
-        times = found[route]
-        middle = statistics.median(times)
-        axes.barh(row, middle, color=plots.colour(route))
-        axes.plot([times[0], times[-1]], [row, row], color="black", linewidth=1)
-        axes.text(max(middle, times[-1]), row, f" {middle:.2f}", va="center", fontsize=9)
-    if state == "cold" and result["storage"]:
-        limit = statistics.median(read["seconds"] for read in result["storage"])
-        axes.axvline(limit, color="black", linestyle="--", linewidth=1)
-        axes.text(limit, -0.75, "plain read of the file", fontsize=8, ha="center")
-    axes.set_yticks(range(len(ordered)), ordered)
-    axes.invert_yaxis()
-    axes.set_xlim(0, axes.get_xlim()[1] * 1.08)
-    axes.set_xlabel(f"seconds, median of {max(map(len, found.values()))} rounds with minimum and maximum")
-    return axes
-
-
-def growth(results, state, measure, routes):
-    """How a time grows with the size of the model: one line for each route.
-
-    Parameters
-    ----------
-    results : list of dict
-        Of models of different sizes.
-    state, measure : str
-        As for `picture`.
-    routes : list of str
-
-    Returns
-    -------
-    matplotlib.axes.Axes
-    """
-    from workbook import plots
-
-    points = {
-        route: sorted(
-            (result["bytes"][route] / 1e9, statistics.median(values(result, state, route, measure).values()))
-            for result in results
-        )
-        for route in routes
-    }
-    title = f"{measure}, {state}: what is mapped hardly grows, what is copied does"
-    return plots.lines(points, title, "size of the file, GB", "seconds")

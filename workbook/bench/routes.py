@@ -2,9 +2,33 @@
 
 Each gets a `workbook.bench.models.Model` and a device, marks its phases and returns the model with
 all weights in place. Each runs in a process of its own, so imports stand inside.
+
+What helps every loader, `prefetch` and `cold_start`, is put around these functions in one place, so
+that the rows of a table tell what the trick gives apart from what the loader gives.
 """
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 from helpers.timeline import phase
+
+
+class Route(NamedTuple):
+    """A way to load a model.
+
+    Attributes
+    ----------
+    load : callable
+        Gets a `workbook.bench.models.Model` and a device.
+    form : str
+        The format that it reads, of `workbook.bench.models.FORMATS`.
+    package : str
+        What has to be installed.
+    """
+
+    load: Callable
+    form: str
+    package: str
 
 
 def from_pretrained(model, device):
@@ -93,15 +117,6 @@ def helpers_read(model, device):
     return _ours(model, device, mapped=False)
 
 
-def helpers_prefetch(model, device):
-    """``prefetch`` before the imports, then ``deserialise``."""
-    from helpers import prefetch
-
-    with phase("prefetch call"):
-        prefetch(model.folder / "helpers")
-    return _ours(model, device)
-
-
 def runai_streamer(model, device):
     """Run:ai model streamer."""
     with phase("imports"):
@@ -158,24 +173,6 @@ def instanttensor(model, device):
         return _fill(empty, dict(file.tensors())).to(device)
 
 
-# name in tables and pictures: (function, format that it reads, package that it needs)
-ALL = {
-    "from_pretrained": (from_pretrained, "hf", "transformers"),
-    "torch.load": (torch_load, "torch", "torch"),
-    "torch.load mmap": (torch_load_mmap, "torch", "torch"),
-    "safetensors load_file": (safetensors_load_file, "hf", "safetensors"),
-    "guide's snippet": (guide_snippet, "guide", "tensorizer"),
-    "tensorizer best": (tensorizer_best, "guide", "tensorizer"),
-    "helpers mapped": (helpers_mapped, "helpers", "torch"),
-    "helpers read": (helpers_read, "helpers", "tensorizer"),
-    "helpers + prefetch": (helpers_prefetch, "helpers", "torch"),
-    "Run:ai streamer": (runai_streamer, "hf", "runai_model_streamer"),
-    "fastsafetensors": (fastsafetensors, "hf", "fastsafetensors"),
-    "flashpack": (flashpack, "flashpack", "flashpack"),
-    "InstantTensor": (instanttensor, "hf", "instanttensor"),
-}
-
-
 def from_config(model, cls):
     """An empty model of a class, from its configuration."""
     if model.is_unet:
@@ -212,3 +209,76 @@ def _ours(model, device, **options):
         model.model_class()
     with phase("load"):
         return deserialise(model.folder / "helpers", device=device, progress=False, **options)
+
+
+def _prefetched(route):
+    """The route with ``prefetch`` of what it reads, before its imports."""
+
+    def load(model, device):
+        with phase("prefetch call"):
+            from helpers import prefetch
+
+            prefetch(model.source(route.form))
+        return route.load(model, device)
+
+    return route._replace(load=load)
+
+
+def _cold_started(route):
+    """The route inside ``cold_start``."""
+
+    def load(model, device):
+        from helpers import cold_start
+
+        with cold_start(model.source(route.form)):
+            return route.load(model, device)
+
+    return route._replace(load=load)
+
+
+_PLAIN = {
+    "from_pretrained": Route(from_pretrained, "hf", "transformers"),
+    "torch.load": Route(torch_load, "torch", "torch"),
+    "torch.load mmap": Route(torch_load_mmap, "torch", "torch"),
+    "safetensors load_file": Route(safetensors_load_file, "hf", "safetensors"),
+    "guide's snippet": Route(guide_snippet, "guide", "tensorizer"),
+    "tensorizer best": Route(tensorizer_best, "guide", "tensorizer"),
+    "helpers read": Route(helpers_read, "helpers", "tensorizer"),
+    "helpers mapped": Route(helpers_mapped, "helpers", "torch"),
+    "Run:ai streamer": Route(runai_streamer, "hf", "runai_model_streamer"),
+    "fastsafetensors": Route(fastsafetensors, "hf", "fastsafetensors"),
+    "flashpack": Route(flashpack, "flashpack", "flashpack"),
+    "InstantTensor": Route(instanttensor, "hf", "instanttensor"),
+}
+TRICKS = {"prefetch": _prefetched, "cold_start": _cold_started}
+_TRICKED = {  # the loaders that map what they read, and their names in front of a trick
+    "from_pretrained": "from_pretrained",
+    "torch.load mmap": "torch.load mmap",
+    "safetensors load_file": "safetensors load_file",
+    "helpers mapped": "helpers",
+    "flashpack": "flashpack",
+}
+
+
+def _all():
+    """The plain routes by name, each with its variants behind it."""
+    found = {}
+    for name, route in _PLAIN.items():
+        found[name] = route
+        if name in _TRICKED:
+            found |= {f"{_TRICKED[name]} + {trick}": around(route) for trick, around in TRICKS.items()}
+    return found
+
+
+ALL = _all()
+
+
+def trick_of(name):
+    """The trick in a route's name; empty for a plain one.
+
+    Examples
+    --------
+    >>> trick_of("flashpack + prefetch"), trick_of("flashpack")
+    ('prefetch', '')
+    """
+    return name.partition(" + ")[2]

@@ -1,23 +1,21 @@
-"""Rounds of measurements: routes in turns, cold and warm, each in a fresh process."""
+"""Rounds of measurements: routes in turns, in each state, each in a fresh process."""
 
 import datetime
+import functools
 import importlib.util
 import json
+import os
 import subprocess
 import sys
+import tempfile
 import time
 from importlib.metadata import PackageNotFoundError, version
 
-from helpers.storage.page_cache import pull
 from workbook.bench import pagecache
-from workbook.bench.routes import ALL
+from workbook.bench.routes import ALL, trick_of
+from workbook.bench.states import STATES, bring, check_possible
 
 REFERENCE = "from_pretrained"
-_COLD = 0.02  # at most this share of a file may be left in the page cache
-# Seconds between emptying the cache and a cold start. A virtual machine gives memory that is free
-# back to its host within seconds; a start right behind the emptying would still find it at hand,
-# which a service's start never does. Measured: without the pause all cold rows are up to 2 x faster.
-_SETTLE = 5
 PACKAGES = (
     "torch", "transformers", "diffusers", "tensorizer", "safetensors", "runai-model-streamer",
     "fastsafetensors", "flashpack", "instanttensor",
@@ -28,7 +26,7 @@ def usable(routes, device):
     """Routes that can run here, and the reason for each that cannot."""
     good, reasons = [], {}
     for name in routes:
-        package = ALL[name][2]
+        package = ALL[name].package
         if importlib.util.find_spec(package) is None:
             reasons[name] = f"not installed (pip install {package.replace('_', '-')})"
         elif name == "InstantTensor" and device == "cpu":
@@ -38,7 +36,7 @@ def usable(routes, device):
     return good, reasons
 
 
-def measure(model, routes, rounds, device, states=("warm", "cold"), report=print, keep=lambda result: None):
+def measure(model, routes, rounds, device, states=STATES, report=print, keep=lambda result: None):
     """Run all rounds; Ctrl-C ends them and keeps what is finished.
 
     Parameters
@@ -49,6 +47,7 @@ def measure(model, routes, rounds, device, states=("warm", "cold"), report=print
     rounds : int
     device : str
     states : sequence of str
+        Of `workbook.bench.states.STATES`.
     report : callable
         Called with a line of progress.
     keep : callable
@@ -58,46 +57,64 @@ def measure(model, routes, rounds, device, states=("warm", "cold"), report=print
     -------
     dict
         Ready for JSON: machine, versions, date, storage limits and every measurement.
-    """
-    from workbook.machine import facts
 
+    Raises
+    ------
+    StorageError
+        ``all cold`` is asked for in a process that has imported torch.
+    RuntimeError
+        The reference route cannot run, which shows what a start reads.
+    """
+    check_possible(states)
     result = {
         "model": model.name,
         "device": device,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "machine": facts(),
+        "machine": machine(),
         "versions": {name: found for name in PACKAGES if (found := _version(name))},
-        "bytes": {name: model.file(ALL[name][1]).stat().st_size for name in routes},
+        "bytes": {name: model.file(ALL[name].form).stat().st_size for name in routes},
         "memory_copy": pagecache.memory_copy_speed(),
         "storage": [],
         "runs": [],
     }
-    code = libraries(model)
-    try:
-        for turn in range(rounds):
-            for state in states:
-                if state == "cold":
+    with tempfile.TemporaryDirectory(prefix="bench-") as recordings:
+        start = functools.partial(_start, model, device, recordings)
+        files = libraries(model, routes)
+        try:
+            for name in routes:
+                if trick_of(name) == "cold_start":
+                    first = _summary(start(name))
+                    report(f"first start, to record what the imports read  {name}: {first}")
+            for turn in range(rounds):
+                if set(states) - {"warm"}:
                     result["storage"].append(_plain_read(model))
-                for name in routes:
-                    run = {
-                        "round": turn,
-                        "state": state,
-                        "route": name,
-                        **_one(model, name, device, state, code),
-                    }
-                    result["runs"].append(run)
-                    report(f"round {turn + 1}/{rounds}  {state}  {name:<22} {_summary(run)}")
-            _judge(result["runs"])
-            keep(result)
-    except KeyboardInterrupt:
-        report("interrupted: the rounds that are finished are kept")
-        result["interrupted"] = True
-        last = max((run["round"] for run in result["runs"]), default=0)
-        whole = len(routes) * len(states)
-        if sum(run["round"] == last for run in result["runs"]) < whole:
-            result["runs"] = [run for run in result["runs"] if run["round"] < last]
+                for state in states:
+                    for name in routes:
+                        run = {"round": turn, "state": state, "route": name}
+                        run |= _one(model, name, state, files, start)
+                        result["runs"].append(run)
+                        report(f"round {turn + 1}/{rounds}  {state:<12}  {name:<34} {_summary(run)}")
+                _judge(result["runs"])
+                keep(result)
+        except KeyboardInterrupt:
+            report("interrupted: the rounds that are finished are kept")
+            result["interrupted"] = True
+            last = max((run["round"] for run in result["runs"]), default=0)
+            whole = len(routes) * len(states)
+            if sum(run["round"] == last for run in result["runs"]) < whole:
+                result["runs"] = [run for run in result["runs"] if run["round"] < last]
     _judge(result["runs"])
     return result
+
+
+def machine():
+    """`workbook.machine.facts`, found by another process: that imports torch.
+
+    Returns
+    -------
+    dict of str to str
+    """
+    return _said("-c", "import json; from workbook.machine import facts; print(json.dumps(facts()))")
 
 
 def saving(model, rounds):
@@ -106,10 +123,32 @@ def saving(model, rounds):
     Returns
     -------
     dict of str to list of float
+
+    Raises
+    ------
+    RuntimeError
+        One of them failed.
     """
-    command = [sys.executable, "-m", "workbook.bench.saving", str(model.hf), str(rounds)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return _said("-m", "workbook.bench.saving", model.hf, rounds)
+
+
+def _said(*arguments):
+    """What a Python process prints last, as JSON.
+
+    Raises
+    ------
+    RuntimeError
+        It failed, with the last line that it said.
+    """
+    done = subprocess.run([sys.executable, *map(str, arguments)], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(_reason(done.stderr, done.returncode))
     return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def _reason(said, status):
+    """The last line that a failed process said."""
+    return (said.strip().splitlines() or [f"exit status {status}"])[-1]
 
 
 def _version(name):
@@ -122,30 +161,43 @@ def _version(name):
 def _plain_read(model):
     """Seconds of a plain sequential cold read of the weights: the storage's own limit."""
     path = model.file("helpers" if (model.folder / "helpers").exists() else "hf")
-    pagecache.evict(path)
-    time.sleep(_SETTLE)
+    bring("weights cold", path, ())
     return {"bytes": path.stat().st_size, "seconds": pagecache.read_through(path)}
 
 
-def libraries(model):
-    """The files that importing the model's class reads: code, and shared libraries.
+def libraries(model, routes):
+    """The files besides the weights that a start by one of these routes reads, as seen in another process.
 
-    They are put into the page cache before every run, cold ones too: otherwise the rows would
-    differ by what the system happens to have thrown out since the last one.
+    They are put into the page cache before every run, unless all is to be cold: otherwise the rows
+    would differ by what the system happens to have thrown out since the last one.
+
+    Returns
+    -------
+    list of str
+
+    Raises
+    ------
+    RuntimeError
+        The reference route cannot run.
     """
-    command = [sys.executable, "-m", "workbook.bench.libraries", str(model.folder)]
-    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    packages = sorted({ALL[name].package for name in routes})
+    return _said("-m", "workbook.bench.libraries", model.folder, *packages)
 
 
-def _one(model, name, device, state, code=()):
-    for file in code:
-        pull(file)
-    path = model.file(ALL[name][1])
-    prepare = pagecache.evict if state == "cold" else pagecache.read_through
-    prepare(path)
-    left = pagecache.resident(path)
-    if state == "cold":
-        time.sleep(_SETTLE)
+def _one(model, name, state, files, start):
+    """One measurement; none is made where the state is not reached."""
+    form = ALL[name].form
+    small = [
+        path for path in {*model.hf.iterdir(), *(model.folder / form).iterdir()} if path.suffix == ".json"
+    ]
+    reached = bring(state, model.file(form), [*files, *small])
+    return reached if "failed" in reached else reached | start(name)
+
+
+def _start(model, device, recordings, name):
+    """A fresh process, timed from its spawn."""
+    # what cold_start recorded for one route is not another route's, nor this user's
+    own = os.environ | {"XDG_CACHE_HOME": os.path.join(recordings, name)}
     arguments = {"name": model.name, "folder": str(model.folder), "route": name, "device": device}
     command = [sys.executable, "-m", "workbook.bench.child"]
     spawned = time.perf_counter()
@@ -154,6 +206,7 @@ def _one(model, name, device, state, code=()):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        env=own,
     )
     try:
         out, err = child.communicate()
@@ -162,12 +215,8 @@ def _one(model, name, device, state, code=()):
         child.wait()
         raise
     if child.returncode != 0:
-        reason = (err.strip().splitlines() or [f"exit status {child.returncode}"])[-1]
-        return {"failed": reason, "resident": left}
-    run = json.loads(out.strip().splitlines()[-1]) | {"resident": left}
-    if state == "cold" and left > _COLD:
-        run["failed"] = f"not cold: {left:.0%} of the file stayed in the page cache"
-    return run
+        return {"failed": _reason(err, child.returncode)}
+    return json.loads(out.strip().splitlines()[-1])
 
 
 def _judge(runs):
