@@ -4,11 +4,18 @@ Ray does the scheduling, the queues and the calls; nothing here does. It is impo
 function is called, from the extra ``scale``.
 """
 
+import os
 from pathlib import Path
 
 from helpers.errors import ModelError, StorageError
 
 _PROCESS = 700 << 20  # bytes that a replica needs besides weights: torch, transformers, Ray's worker
+_SERVE = 2  # workers that Ray Serve takes for itself: its controller, and a proxy on each node
+_BASES = {
+    "transformers": "transformers.PreTrainedModel",
+    "diffusers": "diffusers.ModelMixin",
+    "diffusion_pipeline": "diffusers.DiffusionPipeline",
+}
 
 
 def require_ray():
@@ -65,6 +72,89 @@ def check_memory(source, replicas, mapped=None, cache=None):
         )
 
 
+def preloaded(source, idle=1, modules=()):
+    """What ``ray.init`` needs so that the next replicas of a model find its imports done.
+
+    Ray's own setting ``preload_python_modules`` lets every new worker import modules before it
+    takes work. A replica that is added while such a worker is idle begins with its constructor;
+    ``python -m workbook.bench.scaling`` measures it.
+
+    Parameters
+    ----------
+    source : str
+        A saved model. The class that it names is imported here too, to learn its module.
+    idle : int
+        How many workers to keep ready on each node, for as many replicas: count the first ones
+        too. Each costs %COST% (2 cores, Ray 2.60) until a
+        replica takes it, which would have needed that anyway.
+    modules : sequence of str
+        More modules to import, such as the one of the function that you pass as ``skeleton=``.
+
+    Returns
+    -------
+    dict
+        ``num_cpus`` and ``_system_config``. Ray starts as many workers as it counts processors,
+        and at most ``worker_maximum_startup_concurrency``, when a node joins; it keeps
+        ``num_workers_soft_limit`` of them while they are idle. Two more than ``idle``, since
+        Serve's controller and its proxy take the first two.
+
+    Raises
+    ------
+    ModelError
+        A module is not found: Ray itself would only write so into the log of each worker.
+    NotAModel, CorruptFile, StorageError
+        As for `inspect`.
+
+    Notes
+    -----
+    - **When none is idle**, Ray starts a worker, which pays the imports: such a replica takes as
+      long as without preloading. Ray starts no other idle worker in the place of one that was
+      taken. So let ``idle`` be the most replicas that a node is to have.
+    - ``ray.init`` returns before the workers have imported everything.
+    - Workers import before they know the driver's ``sys.path``: the modules must be installed, or
+      on ``PYTHONPATH``. They must not start CUDA.
+    - A deployment with a ``runtime_env`` gets no worker that was started without it.
+    - For a cluster of several machines, give the same to ``ray start`` on each, as
+      ``RAY_preload_python_modules=torch,…``, ``RAY_worker_maximum_startup_concurrency`` and
+      ``RAY_num_workers_soft_limit`` in its environment, and ``--num-cpus``.
+
+    The setting is called experimental by those who made it: https://github.com/ray-project/ray/pull/33572
+
+    Examples
+    --------
+    >>> import ray
+    >>> ray.init(**preloaded("models/llama", idle=2))  # doctest: +SKIP
+    """
+    import importlib.util
+
+    from helpers import inspect
+    from helpers.families import library
+
+    found = inspect(source)
+    names = ["torch", "helpers.deserialise", *modules]
+    if found.family:
+        names.append(f"helpers.families.{found.family}")
+    if found.family in _BASES:
+        cls = library.find(found.class_name, str(source), _BASES[found.family])
+        names.append(cls.__module__)
+    for name in names:
+        try:
+            known = importlib.util.find_spec(name) is not None
+        except (ImportError, ValueError):  # its package is not there, or it is no name at all
+            known = False
+        if not known:
+            raise ModelError(
+                name, "is no module that can be imported here", "Correct the name, or install it."
+            )
+    workers = idle + _SERVE
+    settings = {
+        "preload_python_modules": names,
+        "worker_maximum_startup_concurrency": workers,
+        "num_workers_soft_limit": workers,
+    }
+    return {"num_cpus": max(workers, os.cpu_count()), "_system_config": settings}
+
+
 class Replica:
     """A language model that answers with its next token. Ray makes actors and deployments of it.
 
@@ -83,8 +173,13 @@ class Replica:
             from helpers import prefetch
 
             prefetch(source)  # before torch is imported: here, not at the top of the file
+        import torch
+
         from helpers import deserialise
 
+        # Ray sets it by the processors that it reserves, too late for a torch that a worker has preloaded
+        if (threads := os.environ.get("OMP_NUM_THREADS", "")).isdigit():
+            torch.set_num_threads(int(threads))
         self.model = deserialise(source, progress=False, **options)
 
     def __call__(self, tokens):
@@ -98,8 +193,6 @@ class Replica:
         -------
         tuple of (list of int, int)
         """
-        import os
-
         import torch
 
         with torch.inference_mode():
