@@ -1,1 +1,1 @@
-"""The panel of the notebook on your own model: what it does (`runs`, `child`, `costs`), and its controls (`widgets`)."""
+"""The panel of the last notebook: what it does (`runs`, `child`, `costs`), and its controls (`widgets`)."""
