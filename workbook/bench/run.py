@@ -78,12 +78,12 @@ def measure(model, routes, rounds, device, states=STATES, report=print, keep=lam
         "runs": [],
     }
     with tempfile.TemporaryDirectory(prefix="bench-") as recordings:
-        start = functools.partial(_start, model, device, recordings)
+        begin = functools.partial(start, model, device, recordings)
         files = libraries(model, routes)
         try:
             for name in routes:
                 if trick_of(name) == "cold_start":
-                    first = _summary(start(name))
+                    first = _summary(begin(name))
                     report(f"first start, to record what the imports read  {name}: {first}")
             for turn in range(rounds):
                 if set(states) - {"warm"}:
@@ -91,7 +91,7 @@ def measure(model, routes, rounds, device, states=STATES, report=print, keep=lam
                 for state in states:
                     for name in routes:
                         run = {"round": turn, "state": state, "route": name}
-                        run |= _one(model, name, state, files, start)
+                        run |= _one(model, name, state, files, begin)
                         result["runs"].append(run)
                         report(f"round {turn + 1}/{rounds}  {state:<12}  {name:<34} {_summary(run)}")
                 _judge(result["runs"])
@@ -184,18 +184,33 @@ def libraries(model, routes):
     return _said("-m", "workbook.bench.libraries", model.folder, *packages)
 
 
-def _one(model, name, state, files, start):
+def _one(model, name, state, files, begin):
     """One measurement; none is made where the state is not reached."""
     form = ALL[name].form
     small = [
         path for path in {*model.hf.iterdir(), *(model.folder / form).iterdir()} if path.suffix == ".json"
     ]
     reached = bring(state, model.file(form), [*files, *small])
-    return reached if "failed" in reached else reached | start(name)
+    return reached if "failed" in reached else reached | begin(name)
 
 
-def _start(model, device, recordings, name):
-    """A fresh process, timed from its spawn."""
+def start(model, device, recordings, name):
+    """A fresh process that loads by a route and computes a first token, timed from its spawn.
+
+    Parameters
+    ----------
+    model : workbook.bench.models.Model
+    device : str
+    recordings : str
+        The directory for what ``cold_start`` records; each route has its own in it.
+    name : str
+        Of the route.
+
+    Returns
+    -------
+    dict
+        What `workbook.bench.child` measured, or ``failed`` with the reason.
+    """
     # what cold_start recorded for one route is not another route's, nor this user's
     own = os.environ | {"XDG_CACHE_HOME": os.path.join(recordings, name)}
     arguments = {"name": model.name, "folder": str(model.folder), "route": name, "device": device}

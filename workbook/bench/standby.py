@@ -51,7 +51,8 @@ def measure(model, rounds, counts=COUNTS):
     found = {"preload": preload, "rounds": [], "memory": []}
     tokens = set()
     for _ in range(rounds):
-        fresh = run._one(model, run.REFERENCE, "cpu", "warm")
+        pagecache.read_through(model.file("hf"))
+        fresh = run.start(model, "cpu", tempfile.gettempdir(), run.REFERENCE)
         if "failed" in fresh:
             raise RuntimeError(fresh["failed"])
         pagecache.read_through(model.file("helpers"))
