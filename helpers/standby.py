@@ -61,22 +61,20 @@ class Standby:
     Notes
     -----
     As with every process of multiprocessing that is not simply forked, a script enters the block
-    under ``if __name__ == "__main__"``; the server imports the script's own file too, so that
-    replicas need not. Replicas get the arguments, working directory and ``sys.path`` of the moment of their start, but
-    the environment variables of the moment the block was entered. The random state of torch, numpy and
-    ``random`` is drawn anew in each; a generator that a module makes for itself when it is
-    imported is the same in all.
+    under ``if __name__ == "__main__"``; the server imports the script's own file too, so that replicas
+    need not, and the same rules hold for it. Replicas get the working directory and ``sys.path`` of the
+    moment of their start, but the environment variables of the moment the block was entered. The random
+    state of torch, numpy and ``random`` is drawn anew in each; a generator that a module makes for
+    itself when it is imported is the same in all.
 
     It is for Linux and macOS. On macOS threads that Python does not know are not seen, and the
     system's own libraries may not survive a fork.
 
     Examples
     --------
-    >>> with Standby(preload=["json"]) as standby:
-    ...     process = standby.start(time.sleep, 0)
+    >>> with Standby(preload=["torch"]) as standby:  # doctest: +SKIP
+    ...     process = standby.start(serve, "models/llama")
     ...     process.join()
-    >>> process.exitcode
-    0
     """
 
     def __init__(self, preload: Iterable[str]) -> None:
@@ -103,7 +101,7 @@ class Standby:
     def __exit__(self, kind: type | None, *_: object) -> None:
         try:
             if kind is None and not self._said:
-                self._check()
+                self._alive()
         finally:
             self._close(self._server)
 
@@ -126,19 +124,26 @@ class Standby:
         ------
         ModelError
             The block is not entered, or the server has crashed or has more than one thread by now.
+        pickle.PicklingError, AttributeError
+            The target or an argument cannot be pickled.
 
         Examples
         --------
-        >>> with Standby(preload=["json"]) as standby:
-        ...     standby.start(time.sleep, 0).join()
+        >>> replicas = [standby.start(serve, "models/llama") for _ in range(4)]  # doctest: +SKIP
         """
-        server = self._check()
+        server = self._alive()
+        if (count := threads(server.process.pid)) > 1:
+            raise ModelError(
+                "Standby",
+                f"its server (process {server.process.pid}) has {count} threads by now, which no replica would have",
+                f"Look for what starts threads later among {', '.join(self._preload)}, and do not preload it.",
+            )
         process = Replica(server, target, args)
         try:
             process.start()
         except (EOFError, OSError):
             server.process.join(1)  # if it has crashed this moment
-            self._check()
+            self._alive()
             raise
         return process
 
@@ -157,11 +162,10 @@ class Standby:
 
         Examples
         --------
-        >>> with Standby(preload=["json"]) as standby:  # doctest: +SKIP
-        ...     print(standby.memory()[standby.server.pid].private)
-        12345344
+        >>> standby.memory()[standby.server.pid].private  # doctest: +SKIP
+        16297984
         """
-        server = self._check()
+        server = self._alive()
         found = {}
         for process in (server.process, *self._running()):
             with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
@@ -190,31 +194,24 @@ class Standby:
                     error.add_note(details)
                 raise error
 
-    def _check(self):
-        """The server, fit to fork.
+    def _alive(self):
+        """The server.
 
         Raises
         ------
         ModelError
-            It is not.
+            There is none, or it has ended.
         """
         server = self._server
         if server is None:
             raise ModelError("Standby", "is not open", "Use it inside its with block.")
-        pid = server.process.pid
         if not server.process.is_alive():
             self._said = True
             raise ModelError(
                 "Standby",
-                f"its server (process {pid}) has ended with exit code {server.process.exitcode}; "
+                f"its server (process {server.process.pid}) has ended with exit code {server.process.exitcode}; "
                 "replicas that ran have ended with it",
                 "Enter a new block; the system's log says if memory had run out.",
-            )
-        if (count := threads(pid)) > 1:
-            raise ModelError(
-                "Standby",
-                f"its server (process {pid}) has {count} threads by now, which no replica would have",
-                f"Look for what starts threads later among {', '.join(self._preload)}, and do not preload it.",
             )
         return server
 
