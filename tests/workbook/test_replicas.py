@@ -1,5 +1,6 @@
 """Replicas and stages on a real Ray, started and ended here."""
 
+import json
 import os
 import re
 import shutil
@@ -196,6 +197,65 @@ def test_the_estimate_counts_the_weights_as_often_as_they_are_held(
             scale.check_memory(source, 3, **options)
     needed = int(re.search(r"about ([\d,]+)", str(caught.value))[1].replace(",", ""))
     assert needed == 3 * scale._PROCESS + copies * weights
+
+
+EARLY = """
+import json, os, sys
+import ray
+from workbook import replicas
+
+source, folder, preload = sys.argv[1:]
+wanted = ("torch", "transformers.models.llama.modeling_llama")
+
+class Early(replicas.Replica):
+    def __init__(self, source):
+        self.before = [name for name in wanted if name in sys.modules]
+        super().__init__(source)
+
+    def found(self, tokens):
+        import torch
+        return {"before": self.before, "tokens": self(tokens)[0], "threads": torch.get_num_threads()}
+
+settings = replicas.preloaded(source) if preload == "True" else {"num_cpus": 2}
+ray.init(address="local", include_dashboard=False, log_to_driver=False, _temp_dir=folder, **settings)
+replica = ray.remote(num_cpus=0.25)(Early).remote(source)
+print(json.dumps(ray.get(replica.found.remote(json.loads(os.environ["TOKENS"])), timeout=90)))
+ray.shutdown()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preload", [True, False])
+def test_a_replica_finds_its_imports_done_where_the_workers_preload_them(saved, preload):
+    pytest.importorskip("ray.serve")
+    root = os.path.dirname(os.path.dirname(scale.__file__))
+    environment = os.environ | {
+        "PYTHONPATH": root,
+        "TOKENS": json.dumps(TOKENS),
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+    environment.pop("OMP_NUM_THREADS", None)
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
+        command = [sys.executable, "-c", EARLY, str(saved), folder, str(preload)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=150)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["before"] == (["torch", "transformers.models.llama.modeling_llama"] if preload else [])
+    assert found["tokens"] == next_token(llama())
+    assert found["threads"] == 1, "as many as Ray reserves, although torch was imported before it said so"
+
+
+def test_what_is_preloaded_comes_from_the_saved_model(saved):
+    found = scale.preloaded(saved, idle=3)["_system_config"]
+    modules = found["preload_python_modules"]
+    assert {"torch", "helpers.deserialise", "transformers.models.llama.modeling_llama"} <= set(modules)
+    assert found["num_workers_soft_limit"] == found["worker_maximum_startup_concurrency"] == 3 + 2
+
+
+@pytest.mark.parametrize("name", ["no_such_module", "no_such_package.module", "helpers.no_such_file", ""])
+def test_a_module_that_is_not_there_is_an_error_that_names_it(saved, name):
+    with pytest.raises(ModelError, match=rf"{name}: is no module that is found here"):
+        scale.preloaded(saved, modules=[name])
 
 
 def test_without_ray_one_line_says_how_to_get_it():

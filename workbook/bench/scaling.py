@@ -152,25 +152,27 @@ def cluster(way, source, folder):
     from ray import serve
 
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
-    quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
+    quiet = {"address": "local", "include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
     ray.init(**_settings(way, source), **quiet, object_store_memory=100 << 20, _temp_dir=folder)
     try:
         _rest()
         result = {"idle": _pss("ray::IDLE"), "states": {}}
-        wanted = Path(folder, "wanted")
-        handle = serve.run(_application(source, wanted), name="model", route_prefix=None)
-        (token,), first, _ = handle.remote(_TOKENS).result(timeout_s=_STEP)
-        known = {first}
+        weights, known = Path(source, "model.tensors"), set()
+        wanted = Path(folder, "first")
+        handle = _run(source, wanted, 1)
+        (token,), pid, _ = handle.remote(_TOKENS).result(timeout_s=_STEP)
+        known.add(pid)
         result |= {"token": token, "serve": _pss("ray::ServeController", "ray::ProxyActor")}
         for state in STATES:
             if state == "cold":
-                _scale(wanted, 0)
-                _make_cold(Path(source, "model.tensors"))
+                serve.delete(wanted.name)
+                wanted = Path(folder, "second")  # a new name, of which Ray remembers no requests
+                handle = _run(source, wanted, 0)
+                _make_cold(weights)
             else:
-                pagecache.read_through(Path(source, "model.tensors"))
+                pagecache.read_through(weights)
                 _rest()
-            found = _one_more(handle, wanted, known)
-            result["states"][state] = found
+            found = result["states"][state] = _one_more(handle, wanted, known)
             if found["token"] != token:
                 raise ModelError(f"{way}, {state}", "gave another first token", "Measure nothing with it.")
             if way == "preloaded" and (found["idle"], found["imported"]) != (state != "none idle", True):
@@ -191,18 +193,22 @@ def _settings(way, source):
     return found
 
 
-def _application(source, wanted):
+def _run(source, wanted, count):
+    """A running application that begins with so many replicas, and gets as many as the file says."""
     from ray import serve
 
-    _want(wanted, 1)
+    _want(wanted, count)
     policy = {
         "policy_function": "workbook.bench.scaling:Wanted",
         "policy_kwargs": {"path": str(wanted)},
     }
-    scaling = {"min_replicas": 0, "initial_replicas": 1, "max_replicas": 2, "policy": policy}
-    delays = {"upscale_delay_s": 0, "downscale_delay_s": 0}
-    options = {"ray_actor_options": {"num_cpus": 0.25}, "autoscaling_config": scaling | delays}
-    return serve.deployment(**options)(Replica).bind(source)
+    scaling = {"min_replicas": 0, "initial_replicas": count, "max_replicas": 2, "policy": policy}
+    options = {
+        "ray_actor_options": {"num_cpus": 0.25},
+        "autoscaling_config": scaling | {"upscale_delay_s": 0},
+    }
+    deployed = serve.deployment(**options)(Replica).bind(source)
+    return serve.run(deployed, name=wanted.name, route_prefix=None)
 
 
 def _want(wanted, count):
@@ -212,14 +218,14 @@ def _want(wanted, count):
 
 
 def _scale(wanted, count):
-    """Ask for so many replicas and wait until there are."""
+    """Ask for so many replicas and wait until they run."""
     from ray import serve
 
     _want(wanted, count)
     deadline = time.monotonic() + _STEP
     while True:
-        states = serve.status().applications["model"].deployments["Replica"].replica_states
-        if {state: n for state, n in states.items() if n} == ({"RUNNING": count} if count else {}):
+        states = serve.status().applications[wanted.name].deployments["Replica"].replica_states
+        if states.get("RUNNING") == count:
             return
         if time.monotonic() > deadline:
             raise ModelError("ray", f"has {states} instead of {count} replicas", "See what else runs here.")
@@ -232,14 +238,17 @@ def _one_more(handle, wanted, known):
     ready = {worker.pid for worker in _workers("ray::IDLE")}
     start = time.perf_counter()
     _scale(wanted, count + 1)
-    while time.perf_counter() - start < _STEP:
-        for request in [handle.remote(_TOKENS) for _ in range(count + 1)]:
+    found = None
+    while not found:
+        for request in [handle.remote(_TOKENS) for _ in range(count + 1)]:  # all are awaited
             tokens, pid, imported = request.result(timeout_s=_STEP)
+            seconds = time.perf_counter() - start
             if pid not in known:
                 known.add(pid)
-                seconds = time.perf_counter() - start
-                return {"seconds": seconds, "token": tokens[0], "idle": pid in ready, "imported": imported}
-    raise ModelError("ray", "the new replica gets no request", "See what else runs here.")
+                found = {"seconds": seconds, "token": tokens[0], "idle": pid in ready, "imported": imported}
+        if not found and seconds > _STEP:
+            raise ModelError("ray", "the new replica gets no request", "See what else runs here.")
+    return found
 
 
 def _make_cold(weights):
