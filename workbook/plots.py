@@ -158,8 +158,9 @@ def groups(rows, title, unit, legend, strong=(), end=None, line=None):
     longest = end or max(high for bars in rows.values() for _, _, high in bars.values())
     height, ticks = 0.0, {}
     for heading, bars in rows.items():
-        behind = {"facecolor": "white", "edgecolor": "none", "pad": 1}
-        axes.text(0, height, heading, va="center", fontsize=9, style="italic", bbox=behind)
+        behind = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
+        place = {"xytext": (4, 0), "textcoords": "offset points"}
+        axes.annotate(heading, (0, height), **place, va="center", fontsize=9, style="italic", bbox=behind)
         for name, (parts, low, high) in bars.items():
             height += 1
             ticks[height] = name

@@ -319,6 +319,18 @@ def test_an_unknown_model_is_refused(tmp_path):
         models.prepare("gpt-17", {"hf"}, tmp_path)
 
 
+def is_gone(group, patience):
+    """Whether no process of a group is left; multiprocessing's tracker ends a moment after its parent."""
+    end = time.monotonic() + patience
+    while time.monotonic() < end:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
 def test_ctrl_c_keeps_the_finished_rounds_and_leaves_nothing(tiny, tmp_path):
     command = [sys.executable, "-m", "workbook.bench", "--model", tiny, "--rounds", "50"]
     command += [
@@ -352,8 +364,7 @@ def test_ctrl_c_keeps_the_finished_rounds_and_leaves_nothing(tiny, tmp_path):
     assert {entry["round"] for entry in result["runs"]} == {0}
     assert "process to token" in out
     assert scratch_left() == []
-    with pytest.raises(ProcessLookupError):
-        os.killpg(process.pid, 0)
+    assert is_gone(process.pid, patience=5)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the page cache can be asked and emptied on Linux alone")

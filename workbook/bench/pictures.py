@@ -95,10 +95,7 @@ def finding(result, state):
     names = ("helpers mapped", f"{REFERENCE} + cold_start", "helpers + cold_start")
     form, trick, both = (report.ratio(result, state, name, WHOLE) for name in names)
     if None in (form, trick, both):
-        best = report.fastest(result, state, report.routes_of(result))
-        share = report.ratio(result, state, best, WHOLE) if best else None
-        against = f", at {share:.2f} x of from_pretrained" if share and best != REFERENCE else ""
-        return f"{_capital(state)}: {best} is first{against}"
+        return _first(result, state)
     by_trick = _EARNED.get(state, "reading ahead")
     if min(form, trick, both) > 1 - _LITTLE:
         who = "nothing earns much"
@@ -112,6 +109,19 @@ def finding(result, state):
         f"{_capital(state)}: {who}\n"
         f"from_pretrained {trick:.2f} x with cold_start, helpers {both:.2f} x with it, {form:.2f} x without"
     )
+
+
+def _first(result, state):
+    """The title where the routes that tell the factors apart were not run: who is first, against whom."""
+    best = report.fastest(result, state, report.routes_of(result))
+    rivals = [REFERENCE]
+    if best and trick_of(best):  # with the same trick, where that was run
+        rivals.insert(0, f"{REFERENCE} + {trick_of(best)}")
+    for rival in rivals:
+        share = report.ratio(result, state, best, WHOLE, rival)
+        if share and best != rival:
+            return f"{_capital(state)}: {best} is first, at {share:.2f} x of {rival}"
+    return f"{_capital(state)}: {best} is first"
 
 
 def growth(results, state, measure, routes):
