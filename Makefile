@@ -2,7 +2,7 @@
 # make lab      set up, open notebook 00 in JupyterLab
 # make quick    set up, check the code and run the tests that start no server and no browser (two minutes)
 # make test     set up, check the code, run every test and every notebook
-# make bench    set up, time every loader on a 3.4 GB model (half an hour, 20 GB of disk)
+# make bench    set up, time every loader on a 3.4 GB model (an hour or more, 20 GB of disk)
 # make execute  run the notebooks in place, so that their stored outputs are real
 # make house    draw which part of the package imports which
 

@@ -201,6 +201,24 @@ class Replica:
             return self.model(input_ids=ids).logits[:, -1].argmax(-1).tolist(), os.getpid()
 
 
+def answer(source, connection):
+    """Load a saved language model, compute a first token and send it: what a process of a `Standby` runs here.
+
+    Parameters
+    ----------
+    source : str
+        A saved model.
+    connection : multiprocessing.connection.Connection
+    """
+    import torch
+
+    from helpers import deserialise
+
+    model = deserialise(source, device="cpu", progress=False)
+    with torch.inference_mode():
+        connection.send(model(input_ids=torch.arange(2, 10)[None]).logits[0, -1].argmax().item())
+
+
 def application(source, *, replicas=1, most=None, ahead=True, cpus=0.25, **options):
     """A Ray Serve application of replicas of one model.
 

@@ -35,7 +35,7 @@ def _left() -> Iterator[int]:
     for folder, limit, taken in _groups():
         try:
             if (most := _stated(f"{folder}/{limit}", "")) < _NONE:
-                yield most - _stated(f"{folder}/memory.stat", taken)
+                yield most - sum(_stated(f"{folder}/memory.stat", name) for name in taken)
         except (
             OSError,
             ValueError,
@@ -45,7 +45,7 @@ def _left() -> Iterator[int]:
 
 
 def _groups():
-    """(folder, file with the limit, what is taken) of each group of this process, up to the root; cgroups(7)."""
+    """(folder, file with the limit, names of what is taken) of each group of this process, to the root; cgroups(7)."""
     try:
         with open("/proc/self/cgroup") as lines:
             named = [line.rstrip("\n").split(":", 2) for line in lines]
@@ -53,9 +53,9 @@ def _groups():
         return
     for _, controllers, path in named:
         if "memory" in controllers.split(","):
-            root, files = f"{_GROUPS}/memory", ("memory.limit_in_bytes", "total_rss ")
+            root, files = f"{_GROUPS}/memory", ("memory.limit_in_bytes", ("total_rss ", "total_shmem "))
         elif not controllers:
-            root, files = _GROUPS, ("memory.max", "anon ")
+            root, files = _GROUPS, ("memory.max", ("anon ", "shmem "))
         else:
             continue
         while True:  # inside a container the path may be the host's, then only the root is there
