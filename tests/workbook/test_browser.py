@@ -90,9 +90,11 @@ def open_notebook(browser, port, token, folder, name):
     def run_all():
         page.get_by_text("Run", exact=True).first.click()
         page.get_by_text("Run All Cells", exact=True).click()
-        waiting = "[...document.querySelectorAll('.jp-InputPrompt')].some(e => e.innerText.includes('*'))"
+        # textContent, since the prompt of a folded cell has no innerText
+        waiting = "[...document.querySelectorAll('.jp-InputPrompt')].some(e => e.textContent.includes('*'))"
         page.wait_for_function(waiting)
         page.wait_for_function(f"!{waiting}", timeout=240_000)
+        page.wait_for_selector("text=Python 3 (ipykernel) | Idle")
         before = (folder / f"{name}.ipynb").stat().st_mtime_ns  # it may have saved itself in between
         page.keyboard.press("Control+s")
         wait_until(lambda: (folder / f"{name}.ipynb").stat().st_mtime_ns > before, 30)
