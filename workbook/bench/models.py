@@ -95,6 +95,9 @@ def make(model, missing):
     StorageError
         Too little disk or memory: said before anything is written, with the bytes needed.
     """
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # the caller's own setting does not reach this process
     source, size = _source(model.name)
     model.folder.mkdir(parents=True, exist_ok=True)
     needed, free = len(missing) * size, shutil.disk_usage(model.folder).free
