@@ -47,7 +47,7 @@ def record(source: str) -> tuple[str, int]:
         raise errors.ModelError(
             source, f"cannot be loaded by this command: {error.problem}", remedy
         ) from error
-    found = recording.names(path, recording.header(), recording.roots())
+    found = recording.files(path, recording.header(), recording.roots())
     if found is None:
         raise errors.StorageError(
             path, "the recording was not kept", "Set XDG_CACHE_HOME to another directory."

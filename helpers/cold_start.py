@@ -79,7 +79,7 @@ class ColdStart:
         roots = recording.roots()
         self._reader = read_ahead(path, (kept, self._header, os.pathsep.join(roots)) if kept else ())
         own = recording.place(self.source)
-        is_good = kept == own and recording.names(own, self._header, roots) is not None
+        is_good = kept == own and recording.files(own, self._header, roots) is not None
         self._recorded = None if is_good else recording.begin()
         _pause()
 

@@ -14,7 +14,8 @@ def facts():
     Returns
     -------
     dict of str to str
-        Processor, cores, memory, GPU, Python and torch, in words.
+        Processor (with the instructions that torch uses of it, on which the first token depends), cores,
+        memory, GPU, Python and torch, in words.
 
     Examples
     --------
@@ -25,7 +26,7 @@ def facts():
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     return {
-        "processor": _processor(),
+        "processor": f"{_processor()} ({torch.backends.cpu.get_cpu_capability()})",
         "cores": str(os.cpu_count()),
         "memory": f"{psutil.virtual_memory().total / 1e9:.0f} GB",
         "GPU": gpu,

@@ -132,7 +132,7 @@ def preloaded(source, idle=1, modules=()):
     from helpers.families import library
 
     found = inspect(source)
-    names = ["torch", "helpers.deserialise", *modules]
+    names = ["torch", "ray.serve", "helpers.deserialise", *modules]
     if found.family:
         names.append(f"helpers.families.{found.family}")
     if found.family in _BASES:

@@ -16,14 +16,13 @@ import time
 # `python file.py` puts the file's folder first, where names such as http.py would hide the
 # standard library's; -I leaves it out, and here it comes last.
 sys.path.append(os.path.dirname(os.path.abspath(__file__)))
+import filesystems
 import memory
 import page_cache
 import recording
 
-_THREADS = 3  # for the libraries: thousands of small files, each of which waits for the disk
+_THREADS = 3  # for the libraries: thousands of small files; where each lies is itself read from the disk
 # For the weights: processes, since touching pages holds the interpreter lock, and bytes a step.
-# Measured beside the imports (2 cores, 3.4 GB, to the first token): 8 processes 4.4 and 5.5 s, 4 of them
-# 5.4 and 5.7 s, `prefetch` with one and steps of 1 MiB 5.4 to 5.8 s.
 _PROCESSES, _STEP = 8, 4 << 20
 _NICE = 19  # the imports keep their core: without it they take a fifth longer
 _WEIGHTS = (".tensors", ".safetensors", ".gguf", ".bin", ".pt", ".flashpack")
@@ -34,8 +33,8 @@ def main(parent: int, path: str, recorded: str = "", first: str = "", roots: str
     os.nice(_NICE)
     room = page_cache.within(memory.available_bytes)
     if recorded:
-        names = recording.names(recorded, first, tuple(roots.split(os.pathsep))) or []
-        _libraries(names, lambda size: os.getppid() == parent and room(size))
+        listed = recording.files(recorded, first, tuple(roots.split(os.pathsep))) or []
+        _libraries(listed, lambda size: os.getppid() == parent and room(size))
     if path:
         began = time.monotonic()
         steps = _steps(path)
@@ -43,18 +42,14 @@ def main(parent: int, path: str, recorded: str = "", first: str = "", roots: str
         print(done, sum(size for *_, size in steps), time.monotonic() - began, int(short))
 
 
-def _libraries(names, wanted):
-    """Read files whole, in their order, some at a time."""
-    left = iter(names)
+def _libraries(listed, wanted):
+    """Ask for the files, or the parts of them that are used, in their order, some at a time."""
+    left = iter(listed)
 
     def work():
-        for name in left:
-            if not os.path.isfile(name):  # a pipe of that name would be waited for
-                continue
+        for name, spans in left:
             try:
-                page_cache.pull(
-                    name, wanted, touch=False
-                )  # code is used in part: it costs less to touch that alone
+                page_cache.ask(name, wanted, spans)
             except OSError:  # gone, or no longer a file: a hint that does not help
                 continue
 
@@ -90,7 +85,8 @@ def _weights(steps, parent, room):
 
         for name, spans in _by_file(steps[turn::count]):
             try:
-                said[turn] += page_cache.pull(name, wanted, spans)
+                whole = not filesystems.on_network(name)
+                said[turn] += page_cache.pull(name, wanted, spans, whole)
             except OSError:  # gone or unreadable: a hint that does not help
                 continue
 

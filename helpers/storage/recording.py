@@ -1,6 +1,7 @@
 """What the imports of a start read: noted once in an environment, read ahead at every further start.
 
-A recording is a list of file names in the order of their first use. It stands in the user's cache
+A recording is a list of file names in the order of their first use; of a large shared library, of which a
+start uses a part (145 of the 434 MB of libtorch_cpu.so), also which part. It stands in the user's cache
 directory and says for which environment it was made. It is used for nothing but reading ahead, so
 whatever is wrong with it costs speed alone.
 
@@ -12,6 +13,7 @@ import sys
 import zlib
 from collections.abc import Callable
 
+File = tuple[str, list[tuple[int, int]] | None]  # a name, and the parts that are used; None for all of it
 _FOLDER = "model-loading-workbook/starts"
 _END = "whole"  # the last line of a recording
 _SYSTEM = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/System/Library", "/opt/homebrew")
@@ -53,7 +55,7 @@ def header() -> str:
     for folder in _packages():
         found += sorted(name for name in os.listdir(folder) if name.endswith(("-info", ".pth")))
     version = ".".join(map(str, sys.version_info[:3]))
-    return f"1 {version} {zlib.crc32(os.fsencode(os.sep.join(found))):08x} {sys.prefix}"
+    return f"2 {version} {zlib.crc32(os.fsencode(os.sep.join(found))):08x} {sys.prefix}"
 
 
 def _packages():
@@ -102,7 +104,7 @@ def usable(source: str) -> str | None:
         return None
 
 
-def names(path: str, first: str, allowed: tuple[str, ...]) -> list[str] | None:
+def files(path: str, first: str, allowed: tuple[str, ...]) -> list[File] | None:
     """The files of a recording, in their order.
 
     Parameters
@@ -116,26 +118,43 @@ def names(path: str, first: str, allowed: tuple[str, ...]) -> list[str] | None:
 
     Returns
     -------
-    list of str or None
-        None if there is no recording, or if it is stale, damaged, or names a file outside ``allowed``.
+    list of (str, list of (int, int) or None), or None
+        Names, each with the parts of the file that are used, None for all of it. Instead of the list None if
+        there is no recording, or if it is stale, damaged, or names a file outside ``allowed``.
 
     Examples
     --------
-    >>> names("absent.txt", header(), roots()) is None
+    >>> files("absent.txt", header(), roots()) is None
     True
     """
     try:
         with open(path, encoding="utf-8", errors="surrogateescape") as file:
             lines = file.read().split("\n")
-    except OSError:
+        if lines[0] != first or lines[-2:] != [_END, ""]:
+            return None
+        found = [_parsed(line) for line in lines[1:-2]]
+    except (OSError, ValueError):
         return None
-    if lines[0] != first or lines[-2:] != [_END, ""]:
-        return None
-    inside = all(name.startswith(allowed) and "/.." not in name for name in lines[1:-2])
-    return lines[1:-2] if inside else None
+    inside = all(name.startswith(allowed) and "/.." not in name for name, _ in found)
+    return found if inside else None
 
 
-def write(path: str, first: str, found: list[str]) -> None:
+def _parsed(line):
+    """``name`` or ``name<tab>start-stop,start-stop…`` of a recording."""
+    name, _, parts = line.partition("\t")
+    if not parts:
+        return name, None
+    spans = [tuple(map(int, part.split("-"))) for part in parts.split(",")]
+    if any(len(span) != 2 or span[0] > span[1] for span in spans):
+        raise ValueError(line)
+    return name, spans
+
+
+def _line(name, spans):
+    return name + ("\t" + ",".join(f"{start}-{stop}" for start, stop in spans) if spans else "")
+
+
+def write(path: str, first: str, found: list[File]) -> None:
     """Keep a recording; it takes the old one's place in one step.
 
     Raises
@@ -147,7 +166,7 @@ def write(path: str, first: str, found: list[str]) -> None:
     partial = f"{path}.{os.getpid()}"
     try:
         with open(partial, "w", encoding="utf-8", errors="surrogateescape") as file:
-            file.write("\n".join([first, *found, _END, ""]))
+            file.write("\n".join([first, *(_line(*each) for each in found), _END, ""]))
         os.replace(partial, path)
     except OSError:
         if os.path.exists(partial):
@@ -155,7 +174,7 @@ def write(path: str, first: str, found: list[str]) -> None:
         raise
 
 
-def begin() -> Callable[[], list[str]]:
+def begin() -> Callable[[], list[File]]:
     """Note from now on which files this process opens and which shared libraries it maps.
 
     Files show in an audit hook for ``open`` (PEP 578). Libraries are opened by the system's loader,
@@ -166,7 +185,7 @@ def begin() -> Callable[[], list[str]]:
     Returns
     -------
     callable
-        Ends it, and gives the names: real paths of files below `roots`, in the order of first use.
+        Ends it, and gives what `files` gives: real paths of files below `roots`, in the order of first use.
 
     Examples
     --------
@@ -192,8 +211,13 @@ def begin() -> Callable[[], list[str]]:
         _add(seen, _mapped())
         allowed, real = roots(), {}
         _add(real, map(os.path.realpath, seen))
+        from helpers.storage import used_pages  # here, since the script that reads ahead has no package
+
+        parts = used_pages.by_file(allowed)
         return [
-            name for name in real if name.startswith(allowed) and "\n" not in name and os.path.isfile(name)
+            (name, parts.get(name))
+            for name in real
+            if name.startswith(allowed) and not {"\n", "\t"} & set(name) and os.path.isfile(name)
         ]
 
     sys.addaudithook(hook)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers import cold_start, serialise
-from helpers.storage import recording
+from helpers.storage import page_cache, recording
 from workbook.bench.pagecache import evict, resident
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks at the page cache as Linux shows it")
@@ -59,7 +59,9 @@ def start(source, seconds=0.0, code=START, **environment):
 
 
 def recorded(source):
-    return recording.names(recording.place(str(source)), recording.header(), recording.roots())
+    """The names in the recording of a source; None without a good one."""
+    found = recording.files(recording.place(str(source)), recording.header(), recording.roots())
+    return found and [name for name, _ in found]
 
 
 def until(condition, seconds=10):
@@ -145,16 +147,49 @@ def test_a_damaged_recording_costs_nothing_but_speed_and_is_replaced(home, weigh
 def test_a_recording_never_names_a_file_outside_the_environment(tmp_path_factory, lines):
     path = tmp_path_factory.mktemp("recordings") / "one.txt"
     for prefix in ("", "/env/", "/env/../"):
-        recording.write(str(path), "first", [prefix + line for line in lines])
-        found = recording.names(str(path), "first", ("/env/",))
-        assert found is None or all(os.path.normpath(name).startswith("/env") for name in found)
+        recording.write(str(path), "first", [(prefix + line, None) for line in lines])
+        found = recording.files(str(path), "first", ("/env/",))
+        assert found is None or all(os.path.normpath(name).startswith("/env") for name, _ in found)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 1 << 40), st.integers(0, 1 << 40)).map(sorted).map(tuple), min_size=1)
+)
+def test_a_recording_keeps_which_parts_of_a_file_are_used(tmp_path_factory, spans):
+    path = str(tmp_path_factory.mktemp("recordings") / "one.txt")
+    recording.write(path, "first", [("/env/a b.so", spans), ("/env/c.py", None)])
+    assert recording.files(path, "first", ("/env/",)) == [("/env/a b.so", spans), ("/env/c.py", None)]
+
+
+@linux
+def test_of_a_large_library_the_used_part_alone_is_recorded_and_read(home, weights, tmp_path):
+    code = START.replace("import sqlite3", "import numpy.linalg")
+    start(weights, code=code)
+    found = recording.files(recording.place(str(weights)), recording.header(), recording.roots())
+    [(path, spans)] = [each for each in found if "openblas" in each[0]]
+    used = sum(stop - first for first, stop in spans)
+    assert 0 < used < 0.7 * os.path.getsize(path)
+    copy = tmp_path / "library.so"  # the library itself is mapped here and there and cannot be evicted
+    copy.write_bytes(Path(path).read_bytes())
+    evict(copy)
+    page_cache.ask(copy, lambda size: True, spans)
+    share = used / os.path.getsize(path)
+    until(lambda: abs(resident(copy) - share) < 0.05)
+
+
+@linux
+@pytest.mark.parametrize("parts", ["1-0", "a-b", "1", "1-2-3", "1-2,"])
+def test_parts_of_a_file_that_make_no_sense_are_a_damaged_recording(tmp_path, parts):
+    path = tmp_path / "one.txt"
+    path.write_text(f"first\n/env/a.so\t{parts}\nwhole\n")
+    assert recording.files(str(path), "first", ("/env/",)) is None
 
 
 @linux
 def test_a_pipe_in_the_place_of_a_library_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "library.so")
     path = tmp_path / "recording.txt"
-    recording.write(str(path), "first", [str(tmp_path / "library.so")])
+    recording.write(str(path), "first", [(str(tmp_path / "library.so"), None)])
     script = Path(recording.__file__).with_name("read_ahead.py")
     command = [sys.executable, "-I", "-S", script, str(os.getpid()), "", path, "first", f"{tmp_path}/"]
     subprocess.run(command, check=True, timeout=10)

@@ -13,7 +13,7 @@ from equality import assert_same_module
 
 from helpers import deserialise, prefetch, serialise
 from helpers.errors import StorageError
-from helpers.storage import memory
+from helpers.storage import filesystems, memory
 from helpers.storage import mounts as readahead
 from workbook import machine
 from workbook.bench import pagecache
@@ -64,10 +64,10 @@ def use(model):
 
 
 def test_it_is_recognised(mount, tmp_path):
-    assert readahead.filesystem(mount) == "fuse.seaweedfs"
-    assert readahead.on_network(mount / "ours" / "model.tensors")
-    assert not readahead.on_network(tmp_path)
-    assert readahead.filesystem(Path("/proc/self")) == "proc"
+    assert filesystems.filesystem(mount) == "fuse.seaweedfs"
+    assert filesystems.on_network(mount / "ours" / "model.tensors")
+    assert not filesystems.on_network(tmp_path)
+    assert filesystems.filesystem(Path("/proc/self")) == "proc"
 
 
 def test_a_model_comes_back_equal_and_can_be_saved_there(mount):
