@@ -22,8 +22,10 @@ import page_cache
 import recording
 
 _THREADS = 3  # for the libraries: thousands of small files; where each lies is itself read from the disk
-# For the weights: processes, since touching pages holds the interpreter lock, and bytes a step.
-_PROCESSES, _STEP = 8, 4 << 20
+# For the weights: processes, since touching pages holds the interpreter lock, and bytes a step. Two keep
+# the disk busy in pages of 2 MB; with more of them each small read of the imports waits behind theirs (all cold,
+# 3.4 GB, 4 rounds in turns: 6.5 s to the first token with two, 7.2 s with eight).
+_PROCESSES, _STEP = 2, 4 << 20
 _NICE = 19  # the imports keep their core: without it they take a fifth longer
 _WEIGHTS = (".tensors", ".safetensors", ".gguf", ".bin", ".pt", ".flashpack")
 

@@ -15,7 +15,7 @@ import pytest
 from helpers.errors import ModelError, NotAModel, StorageError
 from workbook import paths
 from workbook.bench import __main__ as bench_main
-from workbook.bench import chart, memory, models, pagecache, pictures, report, run, states
+from workbook.bench import besides, chart, memory, models, pagecache, pictures, report, run, states
 from workbook.bench.routes import ALL, TRICKS, trick_of
 
 pytestmark = pytest.mark.slow  # every measurement is a fresh process
@@ -386,7 +386,8 @@ def test_the_figures_in_the_readme_are_those_of_the_recorded_run():
     readme = (paths.DATA.parent / "README.md").read_text()
     shown = readme.partition("1.7b-cpu.json -->\n")[2].partition("<!-- /figures -->")[0]
     recorded = json.loads((paths.DATA / "results" / "1.7b-cpu.json").read_text())
-    assert shown.strip() == "\n".join(chart.lines(recorded)).strip()
+    more = besides.lines(paths.DATA / "results" / "1.7b-cpu.json")
+    assert shown.strip() == "\n".join(chart.lines(recorded, *more)).strip()
     rounds = {(entry["route"], entry["state"]): 0 for entry in recorded["runs"]}
     for entry in recorded["runs"]:
         rounds[entry["route"], entry["state"]] += 1

@@ -9,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-from workbook.bench import pictures, report
+from workbook.bench import besides, pictures, report
 from workbook.bench.run import REFERENCE
 
 _WHOLE = "fresh process to first token"
@@ -43,13 +43,15 @@ BESIDES = (
 )
 
 
-def lines(result):
+def lines(result, more=(), sentences=()):
     """The findings of a recorded run as a Markdown table: goal, measured, met or not; then the break-even.
 
     Parameters
     ----------
     result : dict
         From `workbook.bench.run.measure`.
+    more, sentences : sequence of str
+        Rows for the end of the table and what stands behind it, from `workbook.bench.besides.lines`.
 
     Returns
     -------
@@ -66,30 +68,24 @@ def lines(result):
     ]
     for state, measure, route, against, goal in TARGETS:
         found = report.ratio(result, state, route, measure, against)
-        rows.append(f"| {state} | {measure} | {route} | {against} | {_verdict(found, goal)} |")
+        rows.append(f"| {state} | {measure} | {route} | {against} | {report.verdict(found, goal)} |")
     for key, what, ours, theirs, against, goal in TURNS:
         if key in result:
             found = report.turn_ratio(result[key], ours, theirs)
-            rows.append(f"| | {what} | {ours} | {against} | {_verdict(found, goal)} |")
+            rows.append(f"| | {what} | {ours} | {against} | {report.verdict(found, goal)} |")
     sizes = [result["bytes"].get(name) for name in ("helpers mapped", "guide's snippet")]
     if None not in sizes:
         found = sizes[0] / sizes[1]
-        rows.append(f"| | file on disk | helpers | stock `write_module` | {_verdict(found, None)} |")
+        rows.append(f"| | file on disk | helpers | stock `write_module` | {report.verdict(found, None)} |")
+    rows += more
+    if sentences:
+        rows += ["", *sentences]
     if won := report.won_back(result):
         rows += ["", "The time that saving takes is won back, against the fastest loader that needs no second "
                  "copy of the model:", "", *(f"- {line}" for line in won)]  # fmt: skip
         if any(": never" in line for line in won):
             rows += ["", BESIDES]
     return rows
-
-
-def _verdict(found, goal):
-    """The cells of goal, measured and verdict."""
-    bound = f"<= {goal:.2f} x" if goal else ""
-    if found is None:
-        return f"{bound} | not measured |"
-    verdict = ("met" if found <= goal else "missed") if goal else ""
-    return f"{bound} | {found:.2f} x | {verdict}"
 
 
 def main(path):
@@ -99,7 +95,7 @@ def main(path):
     path = Path(path)
     result = json.loads(path.read_text())
     pictures.save(result, path)
-    print("\n".join(lines(result)))
+    print("\n".join(lines(result, *besides.lines(path))))
 
 
 if __name__ == "__main__":

@@ -65,6 +65,21 @@ def turn_ratio(times, one, other):
     return statistics.median(map(float.__truediv__, times[one], times[other]))
 
 
+def verdict(found, goal):
+    """The cells of goal, measured and verdict in a row of a table.
+
+    Examples
+    --------
+    >>> verdict(0.4, 0.5), verdict(0.6, None)
+    ('<= 0.50 x | 0.40 x | met', ' | 0.60 x | ')
+    """
+    bound = f"<= {goal:.2f} x" if goal else ""
+    if found is None:
+        return f"{bound} | not measured |"
+    verdict = ("met" if found <= goal else "missed") if goal else ""
+    return f"{bound} | {found:.2f} x | {verdict}"
+
+
 def routes_of(result):
     """The routes of a result, in the order in which they ran."""
     return list(dict.fromkeys(run["route"] for run in result["runs"]))

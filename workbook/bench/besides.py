@@ -1,0 +1,101 @@
+"""What was recorded besides the table of loaders: a start from object storage, Standby, Ray. As rows of its table.
+
+python -m workbook.bench.remote --model 1.7b --rounds 5 --json data/results/1.7b-remote.json
+python -m workbook.bench.standby 1.7b data/results/1.7b-standby.json
+python -m workbook.bench.scaling 1.7b data/results/1.7b-ray.json
+"""
+
+import json
+import statistics
+from pathlib import Path
+
+from workbook.bench.report import turn_ratio, verdict
+
+NAMES = ("remote", "standby", "ray")
+_TOKEN = "fresh process to first token"
+
+
+def lines(path):
+    """The findings of the recordings beside a recorded run, as rows of its Markdown table, and what else to say.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        Of the recorded run, such as ``data/results/1.7b-cpu.json``.
+
+    Returns
+    -------
+    rows, sentences : list of str
+        None of a recording that is not there.
+    """
+    model = path.name.partition("-")[0]
+    rows, sentences = [], []
+    for name in NAMES:
+        beside = path.with_name(f"{model}-{name}.json")
+        if beside.exists():
+            found = _FINDINGS[name](json.loads(beside.read_text()))
+            rows += [f"| {cells} | {verdict(share, goal)} |" for cells, share, goal in found[0]]
+            sentences += found[1]
+    return rows, sentences
+
+
+def _remote(result):
+    starts, transfers = result["starts"], result["transfers"]
+    rows = [
+        (f"S3 | {_TOKEN} | helpers + cold_start | `deserialise` alone", _share(starts, "deserialise"), 0.65),
+        (f"S3 | {_TOKEN} | helpers + cold_start | `TensorDeserializer`", _share(starts, "tensorizer"), 0.5),
+        (
+            f"HTTP, {result['limit']} a connection | the transfer | as cold_start fetches | 32 × curl",
+            turn_ratio(transfers, "helpers", "curl"),
+            1.1,
+        ),
+    ]
+    return rows, []
+
+
+def _share(starts, other):
+    return turn_ratio(starts, "cold_start", other)
+
+
+def _standby(result):
+    share = statistics.median(turn["standby"] / turn["from_pretrained"] for turn in result["rounds"])
+    ready = statistics.median(turn["ready"] for turn in result["rounds"])
+    last = result["memory"][-1]
+    each = statistics.mean(one["pss"] for one in last["each"]) / 1e9
+    said = (
+        f"A `Standby` is ready after {ready:.1f} s and holds {result['memory'][0]['server']['pss'] / 1e9:.2f} GB "
+        f"(proportional set size, beside one replica); of {last['replicas']} replicas each takes {each:.2f} GB, its "
+        "share of the weights included."
+    )
+    return [("warm | request to first token | `Standby` | from_pretrained, fresh process", share, 0.12)], [
+        said
+    ]
+
+
+def _ray(result):
+    runs = result["scaling"]
+    rows = []
+    for state, goal in (("warm", 0.45), ("cold", None), ("none idle", None)):
+        times = {
+            way: [run["states"][state]["seconds"] for run in runs if run["way"] == way]
+            for way in ("today", "preloaded")
+        }
+        where = {"warm": "warm", "cold": "weights cold", "none idle": "warm, no worker idle"}[state]
+        share = turn_ratio(times, "preloaded", "today")
+        rows.append((f"{where} | one more Ray replica | preloaded workers | Ray as it comes", share, goal))
+    held = {
+        way: statistics.median(size for run in runs if run["way"] == way for size in run["idle"]) / 1e9
+        for way in ("today", "preloaded")
+        if any(run["idle"] for run in runs if run["way"] == way)
+    }
+    said = (
+        f"An idle Ray worker that has preloaded holds {held['preloaded']:.2f} GB"
+        if "preloaded" in held
+        else ""
+    )
+    if "today" in held:
+        said += f", one that has not {held['today']:.2f} GB"
+    return rows, [f"{said}."] if said else []
+
+
+_FINDINGS = {"remote": _remote, "standby": _standby, "ray": _ray}
