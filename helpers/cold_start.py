@@ -27,7 +27,8 @@ def cold_start(source: str | os.PathLike, *, cache: str | os.PathLike | None = N
     - a process of its own reads ahead what the imports will read, libraries first, then the weights
       (as `prefetch` does, with the same guard of the memory). What the imports read is recorded at the
       first start, for each source; it is recorded anew when packages change. The recording is a list
-      of file names in the user's cache directory (``XDG_CACHE_HOME`` or ``~/.cache``).
+      of file names, with the parts of large libraries that were used, in the user's cache directory
+      (``XDG_CACHE_HOME`` or ``~/.cache``).
       ``python -m helpers record SOURCE`` makes it while an image is built;
     - Python's cyclic garbage collector is paused: it takes a fifth of the time of the imports
       (3.6 s instead of 2.9 s for torch and a Llama class, 2 cores) and finds nothing in them.

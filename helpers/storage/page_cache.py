@@ -20,6 +20,7 @@ import sys
 from collections.abc import Callable
 
 _STEP = 4 << 20  # bytes read at a time, then touched
+_LOOK = 512 << 10  # bytes between two places at which to see what is there already
 _SHARE = 0.75  # of the memory that is available; the rest is for the process that will use the files
 _POPULATE_READ = 22  # of madvise(2), since Linux 5.14; Python 3.11 has no name for it
 _LOWEST_BIT = bytes(byte & 1 for byte in range(256))
@@ -41,8 +42,9 @@ def pull(
     spans : list of (int, int), optional
         Bring these parts alone, and let the system read nothing around them.
     whole : bool
-        All of the file will be used, sooner or later, and it lies on a local disk: read in large pages
-        where the system can, which may bring some MB around the parts that are named.
+        All of the file will be used, sooner or later, and it lies on a local disk: pass by what is there
+        already, and read the rest in large pages where the system can, which may bring some MB around
+        the parts that are named.
 
     Returns
     -------
@@ -71,6 +73,9 @@ def pull(
                 advise(fd, 0, 0, os.POSIX_FADV_RANDOM)  # nothing around what is asked for
             for offset, stop in [(0, size)] if spans is None else spans:
                 while offset < stop and wanted(step := min(_STEP, stop - offset)):
+                    if whole and _is_there(fd, offset, offset + step):
+                        offset, total = offset + step, total + step
+                        continue
                     if is_large:
                         raw.madvise(_POPULATE_READ, offset, step)
                         done = step
@@ -82,6 +87,18 @@ def pull(
                     raw[offset : offset + done : mmap.PAGESIZE]  # one byte of each page
                     offset, total = offset + done, total + done
     return total
+
+
+def _is_there(fd, start, stop):
+    """Whether a part of a file seems to be in the page cache: asked at a few places, by reads that never wait.
+
+    To go through pages that are there anyway would only slow down what runs beside it: a warm start of
+    3.4 GB by 0.5 s and more, where two processors are two threads of one core.
+    """
+    try:
+        return all(os.preadv(fd, [bytearray(1)], at, os.RWF_NOWAIT) for at in range(start, stop, _LOOK))
+    except (AttributeError, OSError):  # not there, or the system does not tell
+        return False
 
 
 def _in_large_pages(raw):

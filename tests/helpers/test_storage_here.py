@@ -95,6 +95,22 @@ def test_a_file_that_is_used_whole_is_read_in_large_pages_where_the_system_has_t
     assert page_cache.pull(path, whole=True) == 0
 
 
+@linux
+def test_what_is_in_the_page_cache_already_is_passed_by(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    path.write_bytes(os.urandom(1 << 20) * 16)
+    read = []
+    monkeypatch.setattr(page_cache, "_in_large_pages", lambda raw: False)
+    monkeypatch.setattr(page_cache, "_read", lambda _, fd, at, size: read.append(at) or size)
+    assert page_cache.pull(path, whole=True) == 16 << 20
+    assert read == []
+    evict(path)
+    if page_cache.resident(path) > 0.1:
+        pytest.skip("this filesystem keeps files in memory")
+    page_cache.pull(path, whole=True)
+    assert read == [0, 4 << 20, 8 << 20, 12 << 20]
+
+
 def test_a_file_is_asked_for_and_what_is_none_is_passed_by(tmp_path):
     (tmp_path / "file").write_bytes(os.urandom(1 << 20))
     evict(tmp_path / "file")

@@ -15,7 +15,18 @@ import pytest
 from helpers.errors import ModelError, NotAModel, StorageError
 from workbook import paths
 from workbook.bench import __main__ as bench_main
-from workbook.bench import besides, chart, memory, models, pagecache, pictures, report, run, states
+from workbook.bench import (
+    besides,
+    chart,
+    memory,
+    models,
+    pagecache,
+    pictures,
+    report,
+    run,
+    serve_cluster,
+    states,
+)
 from workbook.bench.routes import ALL, TRICKS, trick_of
 
 pytestmark = pytest.mark.slow  # every measurement is a fresh process
@@ -380,6 +391,52 @@ def test_a_file_is_made_cold_and_warm(tmp_path):
 
 def test_every_format_of_the_table_is_one_that_can_be_made():
     assert {route.form for route in ALL.values()} == set(models.FORMATS)
+
+
+def test_what_is_recorded_beside_the_table_becomes_rows_of_it(tmp_path):
+    path = tmp_path / "tiny-cpu.json"
+    assert besides.lines(path) == ([], [])
+    starts = {"cold_start": [4.0, 5.0], "deserialise": [8.0, 8.0], "tensorizer": [16.0, 20.0]}
+    remote = {"limit": "80m", "starts": starts, "transfers": {"helpers": [1.2], "curl": [1.0]}}
+    memory = [{"replicas": 2, "server": {"pss": 3e8}, "each": [{"pss": 2e9}, {"pss": 1e9}]}]
+    turn = {"standby": 0.5, "from_pretrained": 5.0, "ready": 3.0}
+    states = {state: {"seconds": 9.0} for state in serve_cluster.STATES}
+    quick = {state: {"seconds": 3.0} for state in serve_cluster.STATES}
+    ways = [("today", states, []), ("idle", states, [7e7]), ("preloaded", quick, [4e8, 4e8])]
+    runs = [{"way": way, "states": times, "idle": idle} for way, times, idle in ways]
+    for name, found in {
+        "remote": remote, "standby": {"rounds": [turn], "memory": memory}, "ray": {"scaling": runs}
+    }.items():  # fmt: skip
+        (tmp_path / f"tiny-{name}.json").write_text(json.dumps(found))
+    rows, sentences = besides.lines(path)
+    assert [row.split(" | ")[-2] for row in rows] == [
+        "0.56 x",
+        "0.25 x",
+        "1.20 x",
+        "0.10 x",
+        "0.33 x",
+        "0.33 x",
+        "0.33 x",
+    ]
+    assert [row.strip(" |").endswith("met") for row in rows][:4] == [True, True, False, True]
+    assert "ready after 3.0 s and holds 0.30 GB" in sentences[0] and "each takes 1.50 GB" in sentences[0]
+    assert sentences[1] == "An idle Ray worker that has preloaded holds 0.40 GB."
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the page cache can be asked and emptied on Linux alone")
+def test_the_weights_of_a_further_replica_are_made_cold_or_it_is_said_why_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(states, "_SETTLE", 0)
+    path = tmp_path / "model.tensors"
+    path.write_bytes(os.urandom(1 << 20) * 8)
+    if states.bring("weights cold", path, ()).get("failed"):
+        pytest.skip("this filesystem keeps files in memory")
+    pagecache.read_through(path)
+    serve_cluster._make_cold(path)
+    assert pagecache.resident(path) < 0.02
+    monkeypatch.setattr(pagecache, "evict", lambda path: None)
+    pagecache.read_through(path)
+    with pytest.raises(ModelError, match="is not cold: 100% of the weights stayed"):
+        serve_cluster._make_cold(path)
 
 
 def test_the_figures_in_the_readme_are_those_of_the_recorded_run():

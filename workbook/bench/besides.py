@@ -7,7 +7,6 @@ python -m workbook.bench.scaling 1.7b data/results/1.7b-ray.json
 
 import json
 import statistics
-from pathlib import Path
 
 from workbook.bench.report import turn_ratio, verdict
 
