@@ -1,13 +1,26 @@
-"""``python -m helpers``: what is done once, beside a service."""
+"""``python -m helpers``: what is done once, beside a service; from a shell, a CI job or an image's build."""
 
 import argparse
 import contextlib
+import dataclasses
+import json
 import os
 import sys
+from typing import Any
 
 from helpers import errors
 from helpers.cold_start import cold_start
 from helpers.storage import recording
+
+_EXAMPLES = """examples:
+  python -m helpers serialise checkpoints/llama models/llama
+  python -m helpers serialise checkpoints/llama s3://bucket/llama
+  python -m helpers inspect models/llama
+  python -m helpers verify --json s3://bucket/llama
+  python -m helpers record models/llama       # while an image is built
+
+exit status: 0 done, 1 it could not be done (one sentence on stderr says why), 2 a wrong call
+"""
 
 
 def record(source: str) -> tuple[str, int]:
@@ -55,20 +68,96 @@ def record(source: str) -> tuple[str, int]:
     return path, len(found)
 
 
-def main() -> int:
-    """Do what the command line asks for; the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m helpers", description=__doc__)
+def _serialise(given):
+    from helpers.checkpoint import open_checkpoint
+    from helpers.serialise import serialise
+
+    model, companions = open_checkpoint(given.checkpoint)
+    saved = serialise(model, given.destination, overwrite=given.overwrite, companions=companions)
+    return dataclasses.asdict(saved), saved
+
+
+def _inspect(given):
+    from helpers.inspect import inspect
+
+    found = inspect(given.source)
+    tensors = [tensor._asdict() for tensor in found.tensors]
+    return dataclasses.asdict(found) | {"tensors": tensors}, found
+
+
+def _verify(given):
+    from helpers.verify import verify
+
+    found = verify(given.source)
+    return dataclasses.asdict(found), found
+
+
+def _record(given):
+    path, count = record(given.source)
+    said = f"{count} files are read ahead from now on at a start of {given.source}: {path}"
+    return {"source": given.source, "path": path, "files": count}, said
+
+
+def _parser():
+    parser = argparse.ArgumentParser(
+        prog="python -m helpers",
+        description=__doc__,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     commands = parser.add_subparsers(dest="command", required=True)
-    described = "load a saved model once and record what that reads, for cold_start"
-    one = commands.add_parser("record", help=described, description=described)
-    one.add_argument("source", help="a directory that serialise wrote, s3://… or http(s)://…")
-    given = parser.parse_args()
+
+    def command(name, do, said):
+        one = commands.add_parser(name, help=said, description=said)
+        one.add_argument("--json", action="store_true", help="print the result as JSON")
+        one.set_defaults(do=do)
+        return one
+
+    saved = "a directory that serialise wrote, s3://… or http(s)://…"
+    one = command("serialise", _serialise, "make a saved model of a checkpoint")
+    one.add_argument(
+        "checkpoint",
+        help="a Hugging Face directory or name (transformers, diffusers, a pipeline), or a .tensors file of "
+        "stock tensorizer with its config.json beside it",
+    )
+    one.add_argument("destination", help="a directory to be, or s3://bucket/prefix")
+    one.add_argument("--overwrite", action="store_true", help="replace a saved model that is there")
+    one = command("inspect", _inspect, "list the tensors of a saved model, from its manifest alone")
+    one.add_argument("source", help=f"{saved}, or a .tensors file")
+    one = command("verify", _verify, "compare every file and tensor of a saved model with its hash")
+    one.add_argument("source", help=saved)
+    one = command("record", _record, "load a saved model once and record what that reads, for cold_start")
+    one.add_argument("source", help=saved)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Do what the command line asks for.
+
+    Parameters
+    ----------
+    arguments : list of str, optional
+        By default those of this process.
+
+    Returns
+    -------
+    int
+        The exit status.
+
+    Examples
+    --------
+    >>> main(["verify", "absent"])
+    1
+    """
+    given: Any = _parser().parse_args(arguments)
     try:
-        path, count = record(given.source)
+        found, said = given.do(given)
     except errors.ModelError as error:
         print(error, file=sys.stderr)
         return 1
-    print(f"{count} files are read ahead from now on at a start of {given.source}: {path}")
+    except KeyboardInterrupt:
+        return 130
+    print(json.dumps(found) if given.json else said)
     return 0
 
 

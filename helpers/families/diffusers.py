@@ -32,7 +32,8 @@ def save(model: Any, folder: Path, trusted: Any) -> Parts:
     assert name is not None
     model.save_config(folder)
     # JSON knows lists alone; constructors are mostly given tuples, which the configuration keeps
-    settings = {"tuples": [key for key, value in model.config.items() if isinstance(value, tuple)]}
+    config = getattr(model, "config", {})  # a model without settings has none (IFWatermarker)
+    settings = {"tuples": [key for key, value in config.items() if isinstance(value, tuple)]}
     tensors, structure = capture_rehearsed(model, name, lambda: _empty(folder, name, name, settings))
     return Parts(name, ("diffusers", "torch"), tensors, structure, settings, {})
 

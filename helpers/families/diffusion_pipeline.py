@@ -38,7 +38,10 @@ def save(pipeline: Any, folder: Path, trusted: Any) -> Parts:
     name = library.name_of(type(pipeline))
     problems = [] if name else [f"its class {type(pipeline).__qualname__}"]
     children, weightless = {}, tuple(map(library.base, _WEIGHTLESS))
-    components: dict[str, Any] = pipeline.components
+    # not pipeline.components, which leaves out those that its constructor can do without
+    components = {
+        key: getattr(pipeline, key) for key, value in pipeline.config.items() if _is_component(key, value)
+    }
     for key, part in components.items():
         if part is None:
             continue
@@ -85,8 +88,13 @@ def finish(opened: Opened, skeleton: None, weights: Any, children: dict, options
     return pipeline
 
 
+def _is_component(key, value):
+    """Whether an entry of the index is a component: its package and its class; else it is a setting."""
+    return not key.startswith("_") and isinstance(value, (list, tuple)) and len(value) == 2
+
+
 def _weightless(opened, key, value):
-    if not (isinstance(value, list) and len(value) == 2):
+    if not _is_component(key, value):
         return value  # a setting, such as requires_safety_checker
     package, name = value
     if name is None:

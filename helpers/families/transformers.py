@@ -78,11 +78,9 @@ def finish(opened: Opened, skeleton: Skeleton, weights: Any, children: dict, opt
     if options.dtype is not None:  # as from_pretrained records it
         model.config.dtype = options.dtype
     if (opened.home / _GENERATION).is_file():
-        from transformers import GenerationConfig
-
         fields = library.read_json(opened.home, opened.name(), _GENERATION)
-        with library.readable(opened.name(_GENERATION)):
-            model.generation_config = GenerationConfig.from_dict(fields)
+        with library.readable(opened.name(_GENERATION)):  # a few models have a class of their own for it
+            model.generation_config = model.generation_config_class.from_dict(fields)
     return model
 
 

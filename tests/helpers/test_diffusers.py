@@ -183,3 +183,44 @@ def test_a_layer_added_to_a_unet_is_refused_when_saved(tmp_path):
     unet.extra = torch.nn.Linear(2, 2)
     with pytest.raises(UnsupportedModel, match=r"extra\.bias, extra\.weight"):
         serialise(unet, tmp_path / "m")
+
+
+def test_a_model_without_settings_comes_back(tmp_path):
+    from diffusers.pipelines.deepfloyd_if import IFWatermarker
+
+    model = IFWatermarker()
+    model.watermark_image.copy_(torch.arange(62 * 62 * 4).reshape(62, 62, 4) % 256)
+    serialise(model, tmp_path / "m")
+    loaded = deserialise(tmp_path / "m", device="cpu")
+    assert type(loaded) is IFWatermarker
+    assert_same_module(model, loaded)
+
+
+def test_a_component_that_a_pipeline_makes_itself_when_it_gets_none_comes_back(tmp_path):
+    """LongCatAudioDiTPipeline's scheduler is in its index, but not in its ``.components``."""
+    import transformers
+    from tokenizers import Tokenizer, models
+
+    words = Tokenizer(models.WordLevel({"a": 0, "b": 1}, unk_token="a"))
+    text = transformers.UMT5Config(vocab_size=96, d_model=16, d_kv=4, d_ff=32, num_layers=1, num_heads=2)
+    pipeline = diffusers.LongCatAudioDiTPipeline(
+        vae=diffusers.LongCatAudioDiTVae(
+            channels=8,
+            c_mults=[1, 2],
+            strides=[2, 2],
+            latent_dim=4,
+            encoder_latent_dim=8,
+            downsampling_ratio=4,
+        ),
+        text_encoder=transformers.UMT5EncoderModel(text),
+        tokenizer=transformers.PreTrainedTokenizerFast(tokenizer_object=words),
+        transformer=diffusers.LongCatAudioDiTTransformer(
+            dit_dim=16, dit_depth=1, dit_heads=2, dit_text_dim=16, latent_dim=4
+        ),
+    )
+    pipeline.scheduler.register_to_config(shift=2.0)
+    serialise(pipeline, tmp_path / "p")
+    loaded = deserialise(tmp_path / "p", device="cpu")
+    assert type(loaded.scheduler) is type(pipeline.scheduler)
+    assert loaded.scheduler.config.shift == 2.0
+    assert_same_module(pipeline.transformer, loaded.transformer)

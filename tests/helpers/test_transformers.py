@@ -3,6 +3,7 @@
 import architectures
 import pytest
 import torch
+import transformers
 from equality import assert_same_module, assert_same_tensor
 
 from helpers import deserialise, serialise
@@ -122,3 +123,19 @@ def test_on_a_gpu_the_model_is_equal_and_nothing_stays_behind(tmp_path):
         loaded = deserialise(tmp_path / "m", device="cuda", mapped=mapped)
         assert {t.device.type for t in [*loaded.parameters(), *loaded.buffers()]} == {"cuda"}
         assert_same_module(model, loaded.cpu())
+
+
+def test_generation_settings_of_a_class_of_their_own_keep_it(tmp_path):
+    text = {"vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 8,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "num_experts": 4, "top_k_experts": 2,
+            "moe_intermediate_size": 16}  # fmt: skip
+    vision = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2,
+              "num_key_value_heads": 2, "head_dim": 16, "position_embedding_size": 64}  # fmt: skip
+    config = transformers.DiffusionGemmaConfig(text_config=text, vision_config=vision)
+    model = transformers.DiffusionGemmaForBlockDiffusion(config).eval()
+    model.generation_config.max_denoising_steps = 7
+    serialise(model, tmp_path / "m")
+    loaded = deserialise(tmp_path / "m", device="cpu")
+    assert type(loaded.generation_config) is type(model.generation_config)
+    assert type(loaded.generation_config) is not transformers.GenerationConfig
+    assert loaded.generation_config.max_denoising_steps == 7

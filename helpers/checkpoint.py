@@ -1,0 +1,213 @@
+"""A checkpoint as its own library writes it: the model in it, and what belongs beside the model.
+
+Hugging Face directories and names (transformers, diffusers, whole pipelines), and files of stock tensorizer.
+"""
+
+import collections
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from helpers.deserialise import deserialise
+from helpers.errors import CorruptFile, ModelError, NotAModel, UnsupportedModel, extra
+
+_BESIDE = (  # files that say that a tokenizer or a processor is there
+    "tokenizer_config.json",
+    "tokenizer.json",
+    "processor_config.json",
+    "preprocessor_config.json",
+)
+_INDEX = "model_index.json"
+
+
+def open_checkpoint(checkpoint: str | os.PathLike) -> tuple[Any, list[Any]]:
+    """Load a checkpoint with its own library, in the types that its files have, on the CPU.
+
+    Parameters
+    ----------
+    checkpoint : str or path-like
+        A directory that ``save_pretrained`` wrote (``~`` is expanded), in one file of weights or in shards; a
+        name on the Hugging Face hub; or a ``.tensors`` file of stock tensorizer with its config.json beside it.
+
+    Returns
+    -------
+    model : transformers.PreTrainedModel, diffusers.ModelMixin or diffusers.DiffusionPipeline
+        In eval mode. Weights in safetensors files are mapped, not copied, as the library does it.
+    companions : list
+        The tokenizer or the processor, for ``serialise(model, …, companions=companions)``.
+
+    Raises
+    ------
+    NotAModel
+        There is no checkpoint.
+    CorruptFile
+        Tensors of the model are missing in it (all of them are named), or it cannot be read.
+    UnsupportedModel
+        It needs code of its own, or a class that the installed library does not have; or the library
+        itself is not installed.
+
+    Examples
+    --------
+    >>> model, companions = open_checkpoint("models/llama")  # doctest: +SKIP
+    """
+    name = os.path.expanduser(os.fspath(checkpoint))
+    if name.endswith(".tensors"):
+        return _stock(Path(name)), []
+    with extra(name, "hf"):
+        import diffusers  # noqa: F401
+        import transformers  # noqa: F401
+    if Path(name).exists() or os.path.isabs(name) or name.startswith("."):
+        has_index, config = (Path(name) / _INDEX).is_file(), _config(Path(name))
+    else:
+        has_index, config = _on_hub(name)
+    if has_index:
+        return _pipeline(name), []
+    if "_class_name" in config:
+        return _diffusers(name, config["_class_name"]), []
+    return _transformers(name, config)
+
+
+def _config(folder):
+    """A directory's config.json; empty for a pipeline, which has none."""
+    if not folder.is_dir():
+        raise NotAModel(folder, "there is no such directory", "Check the path.")
+    if (folder / _INDEX).is_file():
+        return {}
+    path = folder / "config.json"
+    if not path.is_file():
+        raise NotAModel(
+            folder, "holds no config.json and no model_index.json", "Name a checkpoint's directory."
+        )
+    with _as_errors(path):
+        return dict(json.loads(path.read_text()))
+
+
+def _on_hub(name):
+    from transformers.utils import cached_file
+
+    def read(file):
+        with _as_errors(name):
+            return cached_file(name, file, _raise_exceptions_for_missing_entries=False)
+
+    if read(_INDEX):
+        return True, {}
+    found = read("config.json")
+    if found is None:
+        raise NotAModel(name, "holds no config.json and no model_index.json", "Check the name.")
+    return False, dict(json.loads(Path(found).read_text()))
+
+
+def _transformers(name, config):
+    import transformers
+
+    cls = _class_of(transformers, name, (config.get("architectures") or ["AutoModel"])[0], config)
+    with _as_errors(name):
+        model, said = cls.from_pretrained(name, dtype="auto", output_loading_info=True)
+    if missing := sorted(said["missing_keys"]):
+        raise CorruptFile(
+            name, f"lacks tensors of the model: {', '.join(missing)}", "Fetch the checkpoint again."
+        )
+    return model, _companions(name)
+
+
+def _class_of(library, name, class_name, config=()):
+    found = getattr(library, class_name, None)
+    if isinstance(found, type):
+        return found
+    if "auto_map" in config:
+        raise UnsupportedModel(
+            name,
+            f"brings the code of {class_name} with it, which is not run",
+            "Load it yourself and pass the model to helpers.serialise; load it with skeleton=.",
+        )
+    raise UnsupportedModel(
+        name,
+        f"is a {class_name}, which the installed {library.__name__} does not have",
+        "Install a newer version.",
+    )
+
+
+def _companions(name):
+    """The processor, or the tokenizer, where there is one."""
+    import transformers
+    from transformers.utils import cached_file
+
+    with _as_errors(name):
+        there = [cached_file(name, file, _raise_exceptions_for_missing_entries=False) for file in _BESIDE]
+        return [transformers.AutoProcessor.from_pretrained(name)] if any(there) else []
+
+
+def _diffusers(name, class_name):
+    import diffusers
+
+    cls = _class_of(diffusers, name, class_name)
+    with _as_errors(name):
+        return cls.from_pretrained(name, dtype=_dtype(Path(name))).eval()
+
+
+def _pipeline(name):
+    import diffusers
+
+    if not Path(name).is_dir():
+        with _as_errors(name):
+            name = diffusers.DiffusionPipeline.download(name)
+    parts = {path.name: found for path in Path(name).iterdir() if path.is_dir() and (found := _dtype(path))}
+    with _as_errors(name):
+        return diffusers.DiffusionPipeline.from_pretrained(name, dtype=parts)
+
+
+def _dtype(folder):
+    """The type that most tensors of a directory's safetensors files have; None without such files.
+
+    diffusers would make float32 of them, which takes twice the bytes and is another model.
+    """
+    import torch
+    from safetensors import safe_open
+
+    counts: Any = collections.Counter()
+    for path in folder.glob("*.safetensors"):
+        with _as_errors(path), safe_open(path, "pt") as file:
+            counts.update(file.get_slice(key).get_dtype() for key in file.keys())  # noqa: SIM118 - it is no dict
+    names = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+    found = [names[name] for name, _ in counts.most_common() if name in names]
+    return found[0] if found else None
+
+
+def _stock(path):
+    """A file of stock tensorizer, put into the model that the config.json beside it describes."""
+    if not path.is_file():
+        raise NotAModel(path, "there is no such file", "Check the path.")
+    if not (path.parent / "config.json").is_file():
+        raise NotAModel(
+            path,
+            "does not say which model it holds",
+            "Put the model's config.json beside it, or load it with deserialise(…, skeleton=…) and save that.",
+        )
+    with extra(path, "hf"):
+        import diffusers
+        import transformers
+    config = _config(path.parent)
+    if "_class_name" in config:
+        cls = _class_of(diffusers, path, config["_class_name"])
+        return deserialise(path, skeleton=lambda: cls.from_config(config).eval(), device="cpu")
+    cls = _class_of(transformers, path, (config.get("architectures") or ["AutoModel"])[0], config)
+    with _as_errors(path):
+        configured = cls.config_class.from_pretrained(path.parent)
+    return deserialise(path, skeleton=lambda: cls._from_config(configured).eval(), device="cpu")
+
+
+@contextlib.contextmanager
+def _as_errors(name: str | os.PathLike) -> Iterator[None]:
+    """Turn whatever a library raises over a checkpoint into a sentence with its name."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except Exception as error:  # of many types
+        reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+        raise CorruptFile(
+            name, f"cannot be loaded ({reason})", "Check the name, or fetch it again."
+        ) from error

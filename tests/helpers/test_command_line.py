@@ -1,0 +1,215 @@
+"""`python -m helpers`: checkpoints of every kind become saved models, and a shell learns what happened."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import diffusers
+import pipelines
+import pytest
+import torch
+import transformers
+from architectures import build
+from equality import assert_same_module
+from tensorizer import TensorSerializer
+
+from helpers import deserialise, inspect, serialise
+from helpers.__main__ import main
+from helpers.checkpoint import open_checkpoint
+from helpers.errors import CorruptFile, NotAModel, UnsupportedModel
+from workbook.samples import tiny_stable_diffusion
+
+NAMES = [
+    "LlamaForCausalLM",
+    "MixtralForCausalLM",
+    "BertForSequenceClassification",
+    "T5ForConditionalGeneration",
+]
+
+
+def fingerprint(path):
+    return json.loads((path / "model.json").read_text())["fingerprint"]
+
+
+def checkpoint(folder, name, **options):
+    """A model's directory as its library writes it."""
+    build(name).save_pretrained(folder, **options)
+    return folder
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_checkpoint_in_shards_becomes_what_serialise_makes_of_the_loaded_model(tmp_path, name):
+    path = checkpoint(tmp_path / "c", name, max_shard_size="20KB")
+    assert len(list(path.glob("*.safetensors"))) >= 3
+    assert main(["serialise", str(path), str(tmp_path / "m")]) == 0
+    theirs = getattr(transformers, name).from_pretrained(path, dtype="auto")
+    serialise(theirs, tmp_path / "by hand", progress=False)
+    assert fingerprint(tmp_path / "m") == fingerprint(tmp_path / "by hand")
+    assert_same_module(theirs, deserialise(tmp_path / "m", device="cpu"))
+
+
+def test_types_of_the_files_are_kept_and_the_tokenizer_comes_along(tmp_path):
+    from tokenizers import Tokenizer, models
+
+    path = checkpoint(tmp_path / "c", "LlamaForCausalLM")
+    transformers.LlamaForCausalLM.from_pretrained(path).half().save_pretrained(path)
+    words = Tokenizer(models.WordLevel({"a": 0, "b": 1}, unk_token="a"))
+    transformers.PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(path)
+    assert main(["serialise", str(path), str(tmp_path / "m")]) == 0
+    loaded = deserialise(tmp_path / "m", device="cpu")
+    assert loaded.dtype == torch.float16
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path / "m")("b").input_ids == [1]
+
+
+def test_missing_tensors_are_refused_all_by_name_and_nothing_is_written(tmp_path, capsys):
+    from safetensors.torch import load_file, save_file
+
+    path = checkpoint(tmp_path / "c", "LlamaForCausalLM")
+    weights = load_file(path / "model.safetensors")
+    gone = [name for name in weights if "layers.1.self_attn" in name]
+    save_file(
+        {k: v for k, v in weights.items() if k not in gone}, path / "model.safetensors", {"format": "pt"}
+    )
+    assert main(["serialise", str(path), str(tmp_path / "m")]) == 1
+    said = capsys.readouterr()
+    assert said.out == "" and all(name in said.err for name in gone)
+    assert not (tmp_path / "m").exists()
+
+
+def test_a_diffusers_directory_keeps_its_type(tmp_path):
+    pipelines.build("UNet2DModel").bfloat16().save_pretrained(tmp_path / "c")
+    assert main(["serialise", str(tmp_path / "c"), str(tmp_path / "m")]) == 0
+    loaded = deserialise(tmp_path / "m", device="cpu")
+    assert type(loaded) is diffusers.UNet2DModel and loaded.dtype == torch.bfloat16
+
+
+def test_a_pipelines_directory_keeps_the_type_of_each_part(tmp_path):
+    pipeline = tiny_stable_diffusion()
+    pipeline.unet.bfloat16()
+    pipeline.save_pretrained(tmp_path / "c")
+    assert main(["serialise", str(tmp_path / "c"), str(tmp_path / "m")]) == 0
+    loaded = deserialise(tmp_path / "m", device="cpu")
+    assert type(loaded) is type(pipeline)
+    assert_same_module(pipeline.unet, loaded.unet)
+    assert loaded.vae.dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", ["BertModel", "UNet2DModel"])
+def test_a_file_of_stock_tensorizer_becomes_a_model_with_the_configuration_beside_it(tmp_path, name):
+    kind = pipelines if name.startswith("UNet") else sys.modules["architectures"]
+    model = kind.build(name).eval()
+    model.save_pretrained(tmp_path / "c")
+    file = tmp_path / "c" / "stock.tensors"
+    stock = TensorSerializer(str(file))
+    stock.write_module(model)
+    stock.close()
+    assert main(["serialise", str(file), str(tmp_path / "m")]) == 0
+    assert_same_module(model, deserialise(tmp_path / "m", device="cpu"))
+    (tmp_path / "c" / "config.json").unlink()
+    with pytest.raises(NotAModel, match="does not say which model it holds"):
+        open_checkpoint(file)
+
+
+def test_a_name_is_looked_up_as_its_library_does(tmp_path):
+    """In the hub's own cache, since a test has no network."""
+    folder = tmp_path / "hub" / "models--someone--tiny"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text("abc")
+    checkpoint(folder / "snapshots" / "abc", "LlamaForCausalLM")
+    command = [sys.executable, "-m", "helpers", "serialise", "someone/tiny", str(tmp_path / "m"), "--json"]
+    where = {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path / "hub"), "PATH": ""}
+    done = subprocess.run(command, capture_output=True, text=True, env=where)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["family"] == "transformers"
+    assert inspect(tmp_path / "m").class_name == "transformers.LlamaForCausalLM"
+
+
+def _cut(path):
+    file = path / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:1000])
+
+
+def _foreign(path):
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | {"architectures": ["NoSuchModel"]}))
+
+
+def _own_code(path):
+    config = json.loads((path / "config.json").read_text())
+    more = {"architectures": ["NoSuchModel"], "auto_map": {"AutoModel": "code.NoSuchModel"}}
+    (path / "config.json").write_text(json.dumps(config | more))
+
+
+@pytest.mark.parametrize(
+    ("damage", "error", "said"),
+    [
+        (_cut, CorruptFile, "cannot be loaded"),
+        (_foreign, UnsupportedModel, "NoSuchModel, which the installed transformers does not have"),
+        (_own_code, UnsupportedModel, "brings the code of NoSuchModel with it, which is not run"),
+        (lambda path: (path / "config.json").write_text("{"), CorruptFile, "cannot be loaded"),
+        (lambda path: (path / "config.json").unlink(), NotAModel, "holds no config.json"),
+        (shutil.rmtree, NotAModel, "there is no such directory"),
+    ],
+)
+def test_what_is_no_good_checkpoint_is_refused_in_a_sentence(tmp_path, capsys, damage, error, said):
+    path = checkpoint(tmp_path / "c", "LlamaForCausalLM")
+    damage(path)
+    with pytest.raises(error, match=said):
+        open_checkpoint(path)
+    assert main(["serialise", str(path), str(tmp_path / "m")]) == 1
+    told = capsys.readouterr()
+    assert told.out == "" and said in told.err and "Traceback" not in told.err
+    assert not (tmp_path / "m").exists()
+
+
+@pytest.fixture
+def saved(tmp_path):
+    serialise(torch.nn.Linear(3, 2), tmp_path / "m", progress=False)
+    return tmp_path / "m"
+
+
+def test_a_machine_reads_what_inspect_and_verify_have_found(saved, capsys):
+    assert main(["inspect", str(saved), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["class_name"] == "torch.nn.modules.linear.Linear"
+    assert [tensor["shape"] for tensor in found["tensors"]] == [[2], [2, 3]] or len(found["tensors"]) == 2
+    assert main(["verify", "--json", str(saved)]) == 0
+    assert json.loads(capsys.readouterr().out)["tensors"] == 2
+    assert main(["inspect", str(saved)]) == 0
+    assert "weight" in capsys.readouterr().out
+
+
+def test_damage_is_exit_status_1_and_a_sentence(saved, capsys):
+    data = bytearray((saved / "model.tensors").read_bytes())
+    weight = deserialise(saved, skeleton=lambda: torch.nn.Linear(3, 2), mapped=False, device="cpu").weight
+    data[data.find(weight.detach().numpy().tobytes())] ^= 1
+    (saved / "model.tensors").write_bytes(data)
+    assert main(["verify", str(saved)]) == 1
+    told = capsys.readouterr()
+    assert told.out == "" and str(saved) in told.err
+
+
+def test_a_destination_that_exists_is_kept_unless_it_shall_be_replaced(tmp_path, saved, capsys):
+    path = checkpoint(tmp_path / "c", "LlamaForCausalLM")
+    before = fingerprint(saved)
+    assert main(["serialise", str(path), str(saved)]) == 1
+    assert fingerprint(saved) == before and "overwrite" in capsys.readouterr().err
+    assert main(["serialise", str(path), str(saved), "--overwrite"]) == 0
+    assert fingerprint(saved) != before
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["serialise", "one"], ["no-such-command"], ["verify", "--no-such"]]
+)
+def test_a_wrong_call_is_exit_status_2(arguments):
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+
+
+def test_help_has_examples(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["--help"])
+    assert caught.value.code == 0
+    assert "python -m helpers serialise" in capsys.readouterr().out
