@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import dataclasses
 import json
 import os
 import sys
@@ -74,7 +73,7 @@ def _serialise(given):
 
     model, companions = open_checkpoint(given.checkpoint)
     saved = serialise(model, given.destination, overwrite=given.overwrite, companions=companions)
-    return dataclasses.asdict(saved), saved
+    return vars(saved), saved
 
 
 def _inspect(given):
@@ -82,14 +81,14 @@ def _inspect(given):
 
     found = inspect(given.source)
     tensors = [tensor._asdict() for tensor in found.tensors]
-    return dataclasses.asdict(found) | {"tensors": tensors}, found
+    return vars(found) | {"tensors": tensors}, found
 
 
 def _verify(given):
     from helpers.verify import verify
 
     found = verify(given.source)
-    return dataclasses.asdict(found), found
+    return vars(found), found
 
 
 def _record(given):

@@ -59,51 +59,39 @@ def open_checkpoint(checkpoint: str | os.PathLike) -> tuple[Any, list[Any]]:
     with extra(name, "hf"):
         import diffusers  # noqa: F401
         import transformers  # noqa: F401
-    if Path(name).exists() or os.path.isabs(name) or name.startswith("."):
-        has_index, config = (Path(name) / _INDEX).is_file(), _config(Path(name))
-    else:
-        has_index, config = _on_hub(name)
-    if has_index:
+    is_path = Path(name).exists() or os.path.isabs(name) or name.startswith(".")
+    if is_path and not Path(name).is_dir():
+        raise NotAModel(name, "there is no such directory", "Check the path.")
+    if _found(name, _INDEX):
         return _pipeline(name), []
+    config = _config(name)
     if "_class_name" in config:
         return _diffusers(name, config["_class_name"]), []
     return _transformers(name, config)
 
 
-def _config(folder):
-    """A directory's config.json; empty for a pipeline, which has none."""
-    if not folder.is_dir():
-        raise NotAModel(folder, "there is no such directory", "Check the path.")
-    if (folder / _INDEX).is_file():
-        return {}
-    path = folder / "config.json"
-    if not path.is_file():
-        raise NotAModel(
-            folder, "holds no config.json and no model_index.json", "Name a checkpoint's directory."
-        )
-    with _as_errors(path):
-        return dict(json.loads(path.read_text()))
-
-
-def _on_hub(name):
+def _found(name, file):
+    """Where a file of a directory, or of a name on the hub, is; None if there is none."""
     from transformers.utils import cached_file
 
-    def read(file):
-        with _as_errors(name):
-            return cached_file(name, file, _raise_exceptions_for_missing_entries=False)
+    with _as_errors(name):
+        return cached_file(name, file, _raise_exceptions_for_missing_entries=False)
 
-    if read(_INDEX):
-        return True, {}
-    found = read("config.json")
-    if found is None:
-        raise NotAModel(name, "holds no config.json and no model_index.json", "Check the name.")
-    return False, dict(json.loads(Path(found).read_text()))
+
+def _config(name):
+    path = _found(name, "config.json")
+    if path is None:
+        raise NotAModel(
+            name,
+            "holds no config.json and no model_index.json",
+            "Check the path or the name of the checkpoint.",
+        )
+    with _as_errors(path):
+        return dict(json.loads(Path(path).read_text()))
 
 
 def _transformers(name, config):
-    import transformers
-
-    cls = _class_of(transformers, name, (config.get("architectures") or ["AutoModel"])[0], config)
+    cls = _architecture(name, config)
     with _as_errors(name):
         model, said = cls.from_pretrained(name, dtype="auto", output_loading_info=True)
     if missing := sorted(said["missing_keys"]):
@@ -111,6 +99,12 @@ def _transformers(name, config):
             name, f"lacks tensors of the model: {', '.join(missing)}", "Fetch the checkpoint again."
         )
     return model, _companions(name)
+
+
+def _architecture(name, config):
+    import transformers
+
+    return _class_of(transformers, name, (config.get("architectures") or ["AutoModel"])[0], config)
 
 
 def _class_of(library, name, class_name, config=()):
@@ -133,11 +127,11 @@ def _class_of(library, name, class_name, config=()):
 def _companions(name):
     """The processor, or the tokenizer, where there is one."""
     import transformers
-    from transformers.utils import cached_file
 
+    if not any(_found(name, file) for file in _BESIDE):
+        return []
     with _as_errors(name):
-        there = [cached_file(name, file, _raise_exceptions_for_missing_entries=False) for file in _BESIDE]
-        return [transformers.AutoProcessor.from_pretrained(name)] if any(there) else []
+        return [transformers.AutoProcessor.from_pretrained(name)]
 
 
 def _diffusers(name, class_name):
@@ -188,12 +182,12 @@ def _stock(path):
         )
     with extra(path, "hf"):
         import diffusers
-        import transformers
+        import transformers  # noqa: F401
     config = _config(path.parent)
     if "_class_name" in config:
         cls = _class_of(diffusers, path, config["_class_name"])
         return deserialise(path, skeleton=lambda: cls.from_config(config).eval(), device="cpu")
-    cls = _class_of(transformers, path, (config.get("architectures") or ["AutoModel"])[0], config)
+    cls = _architecture(path, config)
     with _as_errors(path):
         configured = cls.config_class.from_pretrained(path.parent)
     return deserialise(path, skeleton=lambda: cls._from_config(configured).eval(), device="cpu")

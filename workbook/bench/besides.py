@@ -10,7 +10,6 @@ import statistics
 
 from workbook.bench.report import turn_ratio, verdict
 
-NAMES = ("remote", "standby", "ray")
 _TOKEN = "fresh process to first token"
 
 
@@ -29,10 +28,10 @@ def lines(path):
     """
     model = path.name.partition("-")[0]
     rows, sentences = [], []
-    for name in NAMES:
+    for name, findings in _FINDINGS.items():
         beside = path.with_name(f"{model}-{name}.json")
         if beside.exists():
-            found = _FINDINGS[name](json.loads(beside.read_text()))
+            found = findings(json.loads(beside.read_text()))
             rows += [f"| {cells} | {verdict(share, goal)} |" for cells, share, goal in found[0]]
             sentences += found[1]
     return rows, sentences
