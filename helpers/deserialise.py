@@ -167,7 +167,10 @@ def load(opened: Opened, options: Options) -> Any:
     part = select(record, options.only)
     with contextlib.closing(opened.weights(options)) as weights:
         weights.begin(part)  # map, or start to stream
-        children = {name: load(child, options.below(name)) for name, child in opened.children.items()}
+        below = opened.children
+        if hasattr(family, "elsewhere"):
+            below = below | family.elsewhere(opened, options)
+        children = {name: load(child, options.below(name)) for name, child in below.items()}
         skeleton = family.skeleton(opened, options)  # imports the class while a stream arrives
         return family.finish(opened, skeleton, weights, children, options)
 

@@ -19,8 +19,8 @@ READY = VENV / "ready"
 EXTRAS = sys.argv[1] if len(sys.argv) > 1 else "workbook,test,peers,scale"
 SPACE = 7 << 30  # bytes; the CPU build of torch needs less, the CUDA build all of it
 NEEDED = (
-    "torch tensorizer transformers diffusers sklearn skops gguf accelerate matplotlib pandas ipywidgets "
-    "jupyterlab nbconvert nbval pytest hypothesis ruff boto3 helpers workbook importlinter mypy"
+    "torch torchao tensorizer transformers diffusers sklearn skops gguf accelerate matplotlib pandas ipywidgets "
+    "jupyterlab nbconvert nbval peft pytest hypothesis ruff boto3 helpers workbook importlinter mypy"
 )
 OLDEST = (3, 11)
 # What pip cannot bring, by how it is recognised; without it the tests and cells that need it are skipped.

@@ -1,6 +1,6 @@
 """One file for each kind of model. Adding a kind = adding a file here and its name to `ORDER`.
 
-A family is a module with four functions:
+A family is a module with four functions, some with a fifth:
 
 - ``owns(model)``: is this object mine? Must not import the family's library.
 - ``save(model, folder, trusted)``: write what rebuilds the empty model into ``folder`` and
@@ -8,8 +8,10 @@ A family is a module with four functions:
 - ``skeleton(opened, options)``: the empty model, or None where there is none; imports the class.
 - ``finish(opened, skeleton, weights, children, options)``: the model, from its weights and from
   the models inside it, which are loaded already.
+- ``elsewhere(opened, options)``, if it has it: saved models outside of this one that are loaded as if
+  they were inside, by name, opened.
 
-`library` and `implementations` are no families: they serve those of transformers and diffusers.
+`library`, `implementations`, `base_model` and `peft_layers` are no families: they serve some.
 """
 
 import importlib
@@ -18,7 +20,15 @@ from typing import NamedTuple
 
 from helpers.errors import CorruptFile, UnsupportedModel
 
-ORDER = ("diffusion_pipeline", "diffusers", "transformers", "sklearn", "torch_module")
+ORDER = (
+    "diffusion_pipeline",
+    "adapters",
+    "quantised",
+    "diffusers",
+    "transformers",
+    "sklearn",
+    "torch_module",
+)
 
 
 class Parts(NamedTuple):

@@ -38,7 +38,13 @@ def save(model: Any, folder: Path, trusted: Any) -> Parts:
     name = library.name_of(type(model))
     assert name is not None
     if getattr(model, "is_quantized", False) or getattr(model, "hf_quantizer", None) is not None:
-        raise UnsupportedModel(name, "is quantised", "Call model.dequantize() first, or keep its own format.")
+        config = getattr(getattr(model, "hf_quantizer", None), "quantization_config", None)
+        method = getattr(config, "quant_method", "something else")
+        raise UnsupportedModel(
+            name,
+            f"is quantised by {getattr(method, 'value', method)}, of which only torchao's weights are taken apart",
+            "Call model.dequantize() first, quantise with TorchAoConfig, or keep its own format.",
+        )
     model.config.to_json_file(folder / "config.json")
     if getattr(model, "generation_config", None) is not None:
         model.generation_config.to_json_file(folder / _GENERATION)

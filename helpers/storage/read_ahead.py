@@ -64,10 +64,29 @@ def _libraries(listed, wanted):
 
 def _steps(path):
     """(file, offset, bytes) of all files of a model, those of its weights before the others."""
-    found = [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names] or [path]
+    places = [path, *_base(path)]
+    found = [
+        os.path.join(folder, name)
+        for place in places
+        for folder, _, names in os.walk(place)
+        for name in names
+    ] or [path]
     found.sort(key=lambda name: (not name.endswith(_WEIGHTS), name))
     sizes = [(name, os.path.getsize(name)) for name in found if os.path.isfile(name)]
     return [(name, at, min(_STEP, size - at)) for name, size in sizes for at in range(0, size, _STEP)]
+
+
+def _base(path):
+    """Where the base of saved adapters is (see `helpers.families.adapters`); nothing for any other model."""
+    try:
+        with open(os.path.join(path, "base.json")) as file:
+            import json
+
+            said = json.load(file)
+        places = [os.path.join(path, said["relative"]), said["path"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return [os.path.realpath(place) for place in places if os.path.isdir(place)][:1]
 
 
 def _weights(steps, parent, room):

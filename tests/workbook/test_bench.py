@@ -404,8 +404,12 @@ def test_what_is_recorded_beside_the_table_becomes_rows_of_it(tmp_path):
     quick = {state: {"seconds": 3.0} for state in serve_cluster.STATES}
     ways = [("today", states, []), ("idle", states, [7e7]), ("preloaded", quick, [4e8, 4e8])]
     runs = [{"way": way, "states": times, "idle": idle} for way, times, idle in ways]
+    start = {"warm": [{"total": 2.0}], "weights cold": [{"total": 4.0}], "bytes": 3e9}
+    variants = {"adapters": [{"helpers": {"load": 1.0}, "peft": {"load": 4.0}}]}
+    variants |= {"memory": {"one": 2e9, "four": 3e9}, "precisions": {"int8": start}}
     for name, found in {
-        "remote": remote, "standby": {"rounds": [turn], "memory": memory}, "ray": {"scaling": runs}
+        "remote": remote, "standby": {"rounds": [turn], "memory": memory}, "ray": {"scaling": runs},
+        "variants": variants
     }.items():  # fmt: skip
         (tmp_path / f"tiny-{name}.json").write_text(json.dumps(found))
     rows, sentences = besides.lines(path)
@@ -417,10 +421,13 @@ def test_what_is_recorded_beside_the_table_becomes_rows_of_it(tmp_path):
         "0.33 x",
         "0.33 x",
         "0.33 x",
+        "0.25 x",
+        "1.50 x",
     ]
     assert [row.strip(" |").endswith("met") for row in rows][:4] == [True, True, False, True]
     assert "ready after 3.0 s and holds 0.30 GB" in sentences[0] and "each takes 1.50 GB" in sentences[0]
     assert sentences[1] == "An idle Ray worker that has preloaded holds 0.40 GB."
+    assert sentences[2].endswith("int8 3.00 GB, 2.0 s and 4.0 s.")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the page cache can be asked and emptied on Linux alone")

@@ -1,8 +1,9 @@
-"""What was recorded besides the table of loaders: a start from object storage, Standby, Ray. As rows of its table.
+"""What was recorded besides the table of loaders: object storage, Standby, Ray, variants. As rows of its table.
 
 python -m workbook.bench.remote --model 1.7b --rounds 5 --json data/results/1.7b-remote.json
 python -m workbook.bench.standby 1.7b data/results/1.7b-standby.json
 python -m workbook.bench.scaling 1.7b data/results/1.7b-ray.json
+python -m workbook.bench.variants 1.7b data/results/1.7b-variants.json
 """
 
 import json
@@ -96,4 +97,25 @@ def _ray(result):
     return rows, [f"{said}."] if said else []
 
 
-_FINDINGS = {"remote": _remote, "standby": _standby, "ray": _ray}
+def _variants(result):
+    loads = {way: [turn[way]["load"] for turn in result["adapters"]] for way in ("helpers", "peft")}
+    memory = result["memory"]["four"] / result["memory"]["one"]
+    rows = [
+        (
+            "warm | load of a base and an adapter | `deserialise` | `PeftModel.from_pretrained`",
+            turn_ratio(loads, "helpers", "peft"),
+            0.5,
+        ),
+        ("warm | memory of 4 processes, each with its adapter | one base | one process", memory, 1.3),
+    ]
+    said = []
+    for name, of in result["precisions"].items():
+        warm, cold = (
+            statistics.median(row["total"] for row in of[state]) for state in ("warm", "weights cold")
+        )
+        said.append(f"{name} {of['bytes'] / 1e9:.2f} GB, {warm:.1f} s and {cold:.1f} s")
+    listed = "; ".join(said)
+    return rows, [f"The model in three precisions, with a start warm and with its weights cold: {listed}."]
+
+
+_FINDINGS = {"remote": _remote, "standby": _standby, "ray": _ray, "variants": _variants}

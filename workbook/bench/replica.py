@@ -19,11 +19,11 @@ def main(route, folder):
     model = ALL[route][0](Model("", Path(folder)), "cpu")
     print(json.dumps({"token": first_token(model)[0]}), flush=True)
     if sys.stdin.readline():
-        print(json.dumps(_memory()), flush=True)
+        print(json.dumps(memory()), flush=True)
         sys.stdin.readline()
 
 
-def _memory():
+def memory():
     """The proportional set size and the anonymous memory of this process, in bytes."""
     rollup = Path("/proc/self/smaps_rollup").read_text()
     return {key: 1024 * int(re.search(rf"^{key}: +(\d+)", rollup, re.M)[1]) for key in ("Pss", "Anonymous")}

@@ -1,0 +1,102 @@
+"""The layers that PEFT puts into a model: configured, put on empty, looked at."""
+
+import copy
+from typing import Any
+
+from helpers.errors import CorruptFile
+from helpers.families import library
+from helpers.saved.opened import Opened
+
+
+def folder_of(number: int) -> str:
+    """Where an adapter's configuration is: an adapter may have a name that no file can have."""
+    return f"adapter-{number}"
+
+
+def read_config(opened: Opened, number: int) -> Any:
+    """The configuration of an adapter.
+
+    Raises
+    ------
+    CorruptFile
+        It cannot be read, or it asks for more than adapters.
+    """
+    import peft
+
+    folder = folder_of(number)
+    fields = library.read_json(opened.home, opened.name(), f"{folder}/adapter_config.json")
+    if fields.get("megatron_config"):  # names a module that PEFT would import
+        raise CorruptFile(opened.name(folder), "asks for Megatron, which is not supported", "Save it anew.")
+    with library.readable(opened.name(folder)):
+        return peft.PeftConfig.from_pretrained(str(opened.home / folder))
+
+
+def put_on(base: Any, settings: dict, configs: dict) -> Any:
+    """A base with empty adapters, switched on and off as they were.
+
+    Parameters
+    ----------
+    base : transformers.PreTrainedModel or diffusers.ModelMixin
+        Changed in place.
+    settings : dict
+        ``wrapper``: the class of PEFT around it, "" for none; ``active``: names; ``disabled``.
+    configs : dict of str to peft.PeftConfig
+        By the name of the adapter.
+
+    Raises
+    ------
+    Exception
+        What PEFT raises, where they do not belong together.
+    """
+    import peft
+
+    if not configs or not {*settings["active"]} <= {*configs}:
+        raise ValueError("there are no adapters, or active ones that are none")
+    (first, config), *others = [(name, _uninitialised(config)) for name, config in configs.items()]
+    if settings["wrapper"]:
+        cls = getattr(peft, settings["wrapper"])
+        if not (isinstance(cls, type) and issubclass(cls, peft.PeftModel)):
+            raise TypeError(f"peft.{settings['wrapper']} is no PeftModel")
+        model = cls(base, config, adapter_name=first, autocast_adapter_dtype=False)
+        for name, other in others:
+            model.add_adapter(name, other, autocast_adapter_dtype=False)
+        model.base_model.set_adapter(settings["active"])
+        model.active_adapter = settings["active"][0]
+        if settings["disabled"]:
+            model.base_model.disable_adapter_layers()
+    else:
+        model = base
+        for name, other in [(first, config), *others]:
+            model.add_adapter(other, name)
+        model.set_adapter(settings["active"])
+        if settings["disabled"]:
+            model.disable_adapters()
+    model.peft_config.update(configs)
+    return model
+
+
+def _uninitialised(config):
+    """A configuration without its way to begin, some of which compute for minutes: the tensors are there."""
+    copied = copy.copy(config)
+    if hasattr(copied, "init_lora_weights"):
+        copied.init_lora_weights = False
+    return copied
+
+
+def active(model: Any) -> list[str]:
+    """The names of the adapters that are switched on."""
+    names = model.active_adapters
+    return list(names() if callable(names) else names)
+
+
+def states(model: Any) -> dict[str, tuple]:
+    """What PEFT's layers are switched to, by the names of their modules."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    found = {}
+    for place, part in model.named_modules():
+        if isinstance(part, (BaseTunerLayer, AuxiliaryTrainingWrapper)):
+            merged, scaling = getattr(part, "merged_adapters", []), dict(getattr(part, "scaling", {}))
+            found[place] = list(part.active_adapters), part.disable_adapters, list(merged), scaling
+    return found

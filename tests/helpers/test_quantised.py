@@ -1,0 +1,204 @@
+"""Weights that torchao quantised are stored as their inner tensors, mapped, and equal to the bit."""
+
+import architectures
+import pytest
+import torch
+import transformers
+from equality import assert_same_tensor
+from torch import nn
+
+from helpers import deserialise, inspect, serialise
+from helpers.errors import CorruptFile, ModelError, SkeletonMismatch, UnsupportedModel
+
+torchao = pytest.importorskip("torchao")
+from torchao import quantization  # noqa: E402
+
+TOKENS = torch.arange(2, 10)[None]
+KINDS = {
+    "int8": quantization.Int8WeightOnlyConfig,
+    "int8 dynamic": quantization.Int8DynamicActivationInt8WeightConfig,
+    "float8": quantization.Float8WeightOnlyConfig,
+}
+
+
+def network():
+    torch.manual_seed(0)
+    return (
+        nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 32), nn.LayerNorm(32)).bfloat16().eval()
+    )
+
+
+def llama():
+    """Wide enough for groups of 32."""
+    config = transformers.LlamaConfig(
+        vocab_size=96, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4
+    )
+    torch.manual_seed(0)
+    return transformers.LlamaForCausalLM._from_config(config, dtype=torch.bfloat16).eval()
+
+
+def scores(model):
+    with torch.inference_mode():
+        return model(input_ids=TOKENS).logits
+
+
+def assert_same_parts(one, other):
+    """Every tensor, inner ones too, and the flags."""
+    ones, others = list(one.named_parameters()), dict(other.named_parameters())
+    assert [name for name, _ in ones] == list(others)
+    for name, was in ones:
+        now = others[name]
+        assert type(now) is type(was) and now.requires_grad == was.requires_grad, name
+        if hasattr(was, "tensor_data_names"):
+            for inner in was.tensor_data_names:
+                assert_same_tensor(f"{name} {inner}", getattr(was, inner), getattr(now, inner))
+        else:
+            assert_same_tensor(name, was, now)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_custom_module_comes_back_equal(tmp_path, kind):
+    model, example = network(), torch.randn(3, 64, dtype=torch.bfloat16)
+    quantization.quantize_(model, KINDS[kind]())
+    with torch.inference_mode():
+        before = model(example)
+    serialise(model, tmp_path / "m")
+    loaded = deserialise(tmp_path / "m", skeleton=network)
+    assert_same_parts(model, loaded)
+    with torch.inference_mode():
+        assert_same_tensor("output", before, loaded(example))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_that_from_pretrained_quantised_comes_back_as_such(tmp_path, kind):
+    llama().save_pretrained(tmp_path / "hf")
+    how = transformers.TorchAoConfig(KINDS[kind]())
+    model = transformers.LlamaForCausalLM.from_pretrained(
+        tmp_path / "hf", dtype=torch.bfloat16, quantization_config=how
+    )
+    before = scores(model)
+    serialise(model, tmp_path / "m")
+    loaded = deserialise(tmp_path / "m")
+    assert_same_parts(model, loaded)
+    assert_same_tensor("scores", before, scores(loaded))
+    assert loaded.is_quantized and type(loaded.hf_quantizer) is type(model.hf_quantizer)
+    assert loaded.quantization_method == model.quantization_method
+    assert loaded.config.quantization_config.to_dict() == model.config.quantization_config.to_dict()
+    serialise(loaded, tmp_path / "again")
+    assert_same_tensor("again", before, scores(deserialise(tmp_path / "again")))
+
+
+def int4():
+    """The packing that a CPU computes with."""
+    from torchao.prototype.quantization.int4 import PrototypeInt4WeightOnlyConfig
+
+    return PrototypeInt4WeightOnlyConfig(group_size=32)
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "int4"])
+def test_a_model_quantised_in_place_comes_back(tmp_path, kind):
+    model = llama()
+    quantization.quantize_(model, KINDS[kind]() if kind in KINDS else int4())
+    serialise(model, tmp_path / "m")
+    assert_same_tensor("scores", scores(model), scores(deserialise(tmp_path / "m")))
+    assert getattr(deserialise(tmp_path / "m"), "hf_quantizer", None) is None
+
+
+def test_a_configuration_that_transformers_would_not_read_again_is_refused_while_saving(tmp_path):
+    llama().save_pretrained(tmp_path / "hf")
+    how = transformers.TorchAoConfig(int4())
+    model = transformers.LlamaForCausalLM.from_pretrained(
+        tmp_path / "hf", dtype=torch.bfloat16, quantization_config=how
+    )
+    with pytest.raises(UnsupportedModel, match=r"writes and does not read .*quantize_\(model"):
+        serialise(model, tmp_path / "m")
+    assert not (tmp_path / "m").exists()
+
+
+def test_the_weights_are_mapped_and_smaller(tmp_path):
+    model = llama()
+    serialise(model, tmp_path / "bf16")
+    quantization.quantize_(model, KINDS["int8"]())
+    serialise(model, tmp_path / "int8")
+    held = {tensor.name: tensor for tensor in inspect(tmp_path / "int8").tensors}
+    inner = held["model.layers.0.self_attn.q_proj._weight_qdata"]
+    assert inner.dtype == "int8" and inner.bytes == 64 * 64
+    assert inspect(tmp_path / "int8").bytes < inspect(tmp_path / "bf16").bytes
+    loaded = deserialise(tmp_path / "int8")
+    other = deserialise(tmp_path / "int8")
+    loaded.model.layers[0].self_attn.q_proj.weight.qdata[0, 0] += 1  # a map is private: nobody else sees it
+    assert_same_tensor("scores", scores(model), scores(other))
+
+
+def test_ties_and_frozen_weights_survive(tmp_path):
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two, self.three = nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 64)
+
+    torch.manual_seed(0)
+    model = Tied().bfloat16()
+    quantization.quantize_(model, KINDS["int8"]())
+    model.two.weight = model.one.weight
+    model.three.bias.requires_grad_(False)
+    serialise(model, tmp_path / "m")
+    loaded = deserialise(tmp_path / "m", skeleton=lambda: Tied())
+    assert loaded.two.weight is loaded.one.weight and loaded.three.weight is not loaded.one.weight
+    assert_same_parts(model, loaded)
+
+
+def test_a_part_can_be_loaded_alone(tmp_path):
+    model = network()
+    quantization.quantize_(model, KINDS["int8"]())
+    serialise(model, tmp_path / "m")
+    part = deserialise(tmp_path / "m", skeleton=network, only=lambda name: name.startswith("0."))
+    assert type(part[0].weight) is type(model[0].weight)
+    assert part[2].weight.is_meta and part[3].weight.is_meta
+
+
+def test_another_type_is_refused(tmp_path):
+    model = network()
+    quantization.quantize_(model, KINDS["int8"]())
+    serialise(model, tmp_path / "m")
+    with pytest.raises(ModelError, match="is quantised, so its weights cannot be cast"):
+        deserialise(tmp_path / "m", skeleton=network, dtype="float32")
+
+
+def test_the_wrong_skeleton_is_refused(tmp_path):
+    model = network()
+    quantization.quantize_(model, KINDS["int8"]())
+    serialise(model, tmp_path / "m")
+    with pytest.raises(SkeletonMismatch, match="do not agree"):
+        deserialise(tmp_path / "m", skeleton=lambda: nn.Sequential(nn.Linear(32, 128)))
+
+
+def test_other_quantisers_are_refused_by_name(tmp_path):
+    model = architectures.build("LlamaForCausalLM")
+    model.hf_quantizer = transformers.quantizers.auto.AutoHfQuantizer.from_config(
+        transformers.FineGrainedFP8Config(), pre_quantized=True
+    )
+    with pytest.raises(UnsupportedModel, match=r"is quantised by fp8.*dequantize"):
+        serialise(model, tmp_path / "m")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"family": "torch_module"', '"family": "quantised"'),
+        ("Int8Tensor", "Int9Tensor"),
+        ("qdata", "rdata"),
+        ('"quantised"', '"other"'),
+    ],
+)
+def test_what_is_damaged_is_refused_in_a_sentence(tmp_path, old, new):
+    model = network()
+    quantization.quantize_(model, KINDS["int8"]())
+    serialise(model, tmp_path / "m")
+    path = tmp_path / "m" / "model.json"
+    head, settings, rest = path.read_text().partition('"settings"')
+    assert old in rest
+    path.write_text(head + settings + rest.replace(old, new, 1))
+    with pytest.raises((CorruptFile, SkeletonMismatch)) as caught:
+        deserialise(tmp_path / "m", skeleton=network)
+    assert str(tmp_path / "m") in str(caught.value)
