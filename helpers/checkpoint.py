@@ -80,6 +80,13 @@ def _found(name, file):
 
 def _config(name):
     path = _found(name, "config.json")
+    if path is None and _found(name, "adapter_config.json"):
+        raise UnsupportedModel(
+            name,
+            "holds adapters without their base",
+            "Save the base, load it with deserialise(), put them on it with PeftModel.from_pretrained(base, …) and "
+            "serialise() that.",
+        )
     if path is None:
         raise NotAModel(
             name,

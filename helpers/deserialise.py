@@ -78,7 +78,7 @@ def deserialise(
         Called with each tensor's name; what it does not want is not read, from no disk and no
         store, and stays on the meta device in the model that comes back. In a pipeline a tensor's name
         begins with the name of its component, as `helpers.inspect` lists them. A copy in ``cache`` is
-        whole all the same.
+        whole all the same. A model with adapters is loaded whole.
     cache : str or path-like, optional
         A directory that keeps a verified copy of a remote source, which is mapped, now and at the next
         start; a local source needs none, so it is ignored there, and a bare file has none. Of several
@@ -97,17 +97,18 @@ def deserialise(
     Raises
     ------
     NotAModel
-        Nothing there, or no saved model.
+        Nothing there, or no saved model; or the base of adapters is gone.
     CorruptFile
         Truncated, extended, damaged, of a future format, or parts that do not belong together.
     SkeletonMismatch
-        The empty model does not fit the file, or ``skeleton`` is missing.
+        The empty model does not fit the file, or ``skeleton`` is missing; or another model is where
+        the base of adapters was.
     UnsupportedModel
         An estimator needs types that are not trusted, or a library is not installed.
     EncryptionError
         The model is encrypted and the key is missing or wrong; or a key, and it is not.
     ModelError
-        There is no such device here, or no such type.
+        There is no such device here, or no such type; or ``dtype`` for a quantised model.
     StorageError
         The storage refuses, a remote one does not answer after five tries, or the model was replaced
         again and again while it was read.
@@ -167,10 +168,11 @@ def load(opened: Opened, options: Options) -> Any:
     part = select(record, options.only)
     with contextlib.closing(opened.weights(options)) as weights:
         weights.begin(part)  # map, or start to stream
-        below = opened.children
+        children = {name: load(child, options.below(name)) for name, child in opened.children.items()}
         if hasattr(family, "elsewhere"):
-            below = below | family.elsewhere(opened, options)
-        children = {name: load(child, options.below(name)) for name, child in below.items()}
+            plain = options._replace(encryption=None)  # a key opens what it was given for, not another model
+            for name, child in family.elsewhere(opened, options).items():
+                children[name] = load(child, plain.below(name))
         skeleton = family.skeleton(opened, options)  # imports the class while a stream arrives
         return family.finish(opened, skeleton, weights, children, options)
 

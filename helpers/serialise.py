@@ -72,8 +72,10 @@ def serialise(
     Parameters
     ----------
     model : torch.nn.Module, diffusers.DiffusionPipeline or sklearn.base.BaseEstimator
-        A transformers ``PreTrainedModel``, a diffusers ``ModelMixin``, any other torch module; a
-        whole pipeline; a fitted estimator.
+        A transformers ``PreTrainedModel``, a diffusers ``ModelMixin``, any other torch module, with
+        weights that torchao has quantised too; a whole pipeline; a fitted estimator. Of a model with
+        adapters of PEFT, whose base was loaded from a saved model, only the adapters are stored, and
+        where the base is: its path, seen from the destination too, and its fingerprint.
     destination : str or path-like
         A directory to be (``~`` is expanded), or ``s3://bucket/prefix``. The save is all or nothing: until it is whole
         and on the disk (in the store), whatever was there stays there. For S3 the model is written

@@ -40,8 +40,9 @@ def verify(
 ) -> Verified:
     """Check a saved model in place, without loading it.
 
-    A remote model is read once through and kept nowhere. Of an encrypted one the files are checked
-    without a key; with it, damaged tensors are named.
+    Of a model with adapters only these are checked: its base is a saved model of its own. A remote model
+    is read once through and kept nowhere. Of an encrypted one the files are checked without a key; with
+    it, damaged tensors are named.
 
     Parameters
     ----------

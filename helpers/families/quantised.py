@@ -46,7 +46,8 @@ def save(model: Any, folder: Path, trusted: Any) -> Parts:
     twin = _without(model, set(names))
     family = next(name for name, one in _INSIDE.items() if one.owns(twin))
     parts = _INSIDE[family].save(twin, folder, trusted)
-    _rehearse_mark(folder / "config.json", parts.class_name)
+    if family == "transformers":
+        _rehearse_mark(folder / "config.json", parts.class_name)
     tensors, problems = dict(parts.tensors), []
     said: dict[str, Any] = {"family": family, "tensors": {}, "ties": {}, "frozen": []}
     for (first, held), *others in names.values():
@@ -97,9 +98,10 @@ def finish(opened: Opened, skeleton: Skeleton, weights: Any, children: dict, opt
     SkeletonMismatch
         The empty model does not fit.
     """
-    together = _Together(weights, opened.record.settings["quantised"], f"{opened.label}/model.json")
+    said = opened.record.settings["quantised"]
+    together = _Together(weights, said, f"{opened.label}/model.json")
     model = _beneath(opened).finish(opened, skeleton, together, children, options)
-    if getattr(model, "config", None) is not None and hasattr(model.config, "quantization_config"):
+    if said["family"] == "transformers" and hasattr(model.config, "quantization_config"):
         _mark(model)
     return model
 

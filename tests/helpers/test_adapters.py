@@ -191,6 +191,22 @@ def test_merged_and_scaled_adapters_are_refused(base, tmp_path):
         serialise(model, tmp_path / "voice")
 
 
+def test_adapters_can_be_encrypted_on_a_plain_base(base, tmp_path):
+    model = shaken(peft.get_peft_model(base, lora()))
+    serialise(model, tmp_path / "voice", encryption=bytes(range(32)))
+    assert_same_module(model, deserialise(tmp_path / "voice", encryption=bytes(range(32))))
+
+
+def test_the_command_line_says_what_to_do_with_a_checkpoint_of_adapters(base, tmp_path):
+    from helpers.checkpoint import open_checkpoint
+
+    peft.get_peft_model(base, lora()).save_pretrained(tmp_path / "hf")
+    with pytest.raises(
+        UnsupportedModel, match=r"holds adapters without their base.*PeftModel\.from_pretrained"
+    ):
+        open_checkpoint(tmp_path / "hf")
+
+
 def test_only_part_of_them_is_refused(base, tmp_path):
     serialise(peft.get_peft_model(base, lora()), tmp_path / "voice")
     with pytest.raises(SkeletonMismatch, match="loaded whole"):

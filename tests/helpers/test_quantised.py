@@ -115,6 +115,16 @@ def test_a_configuration_that_transformers_would_not_read_again_is_refused_while
     assert not (tmp_path / "m").exists()
 
 
+def test_a_pipeline_with_a_quantised_part_comes_back(tmp_path):
+    import kept_models
+
+    pipeline = kept_models.ddpm()
+    quantization.quantize_(pipeline.unet, KINDS["int8"](), lambda part, name: isinstance(part, nn.Linear))
+    serialise(pipeline, tmp_path / "m")
+    assert inspect(tmp_path / "m" / "unet").family == "quantised"
+    assert_same_parts(pipeline.unet, deserialise(tmp_path / "m").unet)
+
+
 def test_the_weights_are_mapped_and_smaller(tmp_path):
     model = llama()
     serialise(model, tmp_path / "bf16")
