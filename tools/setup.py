@@ -19,7 +19,7 @@ READY = VENV / "ready"
 EXTRAS = sys.argv[1] if len(sys.argv) > 1 else "workbook,test,peers,scale"
 SPACE = 7 << 30  # bytes; the CPU build of torch needs less, the CUDA build all of it
 NEEDED = (
-    "torch torchao tensorizer transformers diffusers sklearn skops gguf accelerate matplotlib pandas ipywidgets "
+    "torch tensorizer transformers diffusers sklearn skops gguf accelerate matplotlib pandas ipywidgets "
     "jupyterlab nbconvert nbval peft pytest hypothesis ruff boto3 helpers workbook importlinter mypy"
 )
 OLDEST = (3, 11)
