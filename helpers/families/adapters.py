@@ -49,21 +49,19 @@ def save(model: Any, folder: Path, trusted: Any) -> Parts:
     base = _base_of(model)
     name = f"peft.{type(model).__name__}" if model is not base else f"{library.name_of(type(model))}"
     opened = base_model.saved(base, name)
-    configs = dict(model.peft_config)
+    configs, states = dict(model.peft_config), peft_layers.states(model)
     for number, config in enumerate(configs.values()):
         config.save_pretrained(folder / peft_layers.folder_of(number))
     settings = {
         "wrapper": "" if model is base else type(model).__name__,
         "adapters": list(configs),
         "active": peft_layers.active(model),
-        "disabled": all(off for _, off, *_ in peft_layers.states(model).values()),
+        "disabled": all(off for _, off, *_ in states.values()),
     }
     build = functools.cache(lambda: peft_layers.put_on(_empty(opened), settings, configs))
     tensors, structure = capture_rehearsed(model, name, build)
     again = peft_layers.states(build())
-    if differing := [
-        place for place, state in peft_layers.states(model).items() if state != again.get(place)
-    ]:
+    if differing := [place for place, state in states.items() if state != again.get(place)]:
         raise UnsupportedModel(
             name,
             f"has adapters that are merged, scaled or switched one by one: {', '.join(differing)}",

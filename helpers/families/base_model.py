@@ -77,7 +77,7 @@ def find(opened: Opened, options: Options) -> Opened:
             base = _open(place, options)
         except NotAModel:
             continue
-        if base.record.family in _FAMILIES and _marks(base) == {key: said[key] for key in _marks(base)}:
+        if base.record.family in _FAMILIES and _marks(base).items() <= said.items():
             return base
         changed = place
     if changed is not None:

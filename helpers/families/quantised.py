@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from helpers.errors import CorruptFile, ModelError, UnsupportedModel, extra
-from helpers.families import Parts, by_name, diffusers, library, torch_module, transformers
+from helpers.families import Parts, diffusers, library, torch_module, transformers
 from helpers.format.layout import stored_name
 from helpers.modules.reach import reached
 from helpers.modules.skeleton import Skeleton
@@ -132,7 +132,7 @@ class _Together:
             full = stored_name(name)
             with library.readable(self._label):
                 inner = {key: found.pop(key.removeprefix("."))[1] for key in _inner(name, described)}
-                found[name] = "parameter", _together(full, inner, described)
+                found[name] = "parameter", _whole(full, inner, described)
         left = {key for name, one in self._said["tensors"].items() for key in _inner(name, one)}
         return {name: held for name, held in found.items() if name not in left}
 
@@ -150,7 +150,7 @@ def _beneath(opened: Opened) -> ModuleType:
         raise CorruptFile(
             f"{opened.label}/model.json", "does not say what was quantised", "Save the model again."
         )
-    return by_name(said["family"], opened.label)
+    return _INSIDE[said["family"]]
 
 
 def _without(model, quantised):
@@ -167,19 +167,15 @@ def _without(model, quantised):
 
 def _apart(name, tensor):
     """The inner tensors of a quantised weight by their names, and torchao's description of it as JSON."""
-    from torchao.prototype.safetensors.safetensors_support import flatten_tensor_state_dict
+    from torchao.prototype.safetensors.safetensors_utils import TensorSubclassAttributeJSONEncoder
 
-    full = stored_name(name)
-    try:
-        described = flatten_tensor_state_dict({full: tensor})[1][full]
-    except ValueError:  # of a kind that it does not know
+    try:  # not its flatten_tensor_state_dict, which copies every inner tensor besides
+        described = json.dumps(tensor, cls=TensorSubclassAttributeJSONEncoder)
+    except TypeError:  # of a kind that it does not know
         described = _described(tensor)
-    # the tensor's own parts, not the copies that it has made of them
-    module, _, key = full.rpartition(".")
-    parts = {
-        inner: getattr(tensor, inner.removeprefix(f"{module}._{key}_")) for inner in _inner(name, described)
-    }
-    return {inner.removeprefix("."): part for inner, part in parts.items()}, described
+    prefix = _prefix(name)
+    inner = _inner(name, described)
+    return {key.removeprefix("."): getattr(tensor, key.removeprefix(prefix)) for key in inner}, described
 
 
 def _described(tensor):
@@ -196,7 +192,7 @@ def _described(tensor):
     )
 
 
-def _together(full, inner, described):
+def _whole(full, inner, described):
     """A quantised weight from its inner tensors; raises what torchao raises."""
     from torchao.prototype.safetensors.safetensors_support import unflatten_tensor_state_dict
 
@@ -204,8 +200,7 @@ def _together(full, inner, described):
     if said["_type"] == _OPAQUE:
         from torchao.prototype.quantization.int4 import Int4OpaqueTensor
 
-        module, _, key = full.rpartition(".")
-        parts = {name.removeprefix(f"{module}._{key}_"): part for name, part in inner.items()}
+        parts = {key.removeprefix(_prefix(full)): part for key, part in inner.items()}
         return Int4OpaqueTensor(**parts, **said["_data"])
     whole, rest = unflatten_tensor_state_dict(inner, {"tensor_names": json.dumps([full]), full: described})
     if rest or set(whole) != {full}:
@@ -213,12 +208,16 @@ def _together(full, inner, described):
     return whole[full]
 
 
-def _inner(name, described):
-    """The names of the inner tensors, as torchao makes them: "net._weight_qdata" of "net.weight"."""
+def _prefix(name):
+    """What the names of a weight's inner tensors begin with, as torchao makes them: "net._weight_" of "net.weight"."""
     module, _, key = stored_name(name).rpartition(".")
+    return f"{module}._{key}_"
+
+
+def _inner(name, described):
+    """The names of the inner tensors, such as "net._weight_qdata"; none where the description is none."""
     try:
-        names = json.loads(described)["_tensor_data_names"]
-        return [f"{module}._{key}_{inner}" for inner in names]
+        return [_prefix(name) + inner for inner in json.loads(described)["_tensor_data_names"]]
     except (TypeError, KeyError, ValueError):
         return []
 

@@ -64,29 +64,26 @@ def measure(model, ways=WAYS, counts=COUNTS):
 def _together(way, folder, count):
     """The memory of so many replicas while all of them are there; none is left, whatever happens."""
     with contextlib.ExitStack() as stack:
-        replicas = [stack.enter_context(_replica(way, folder)) for _ in range(count)]
-        tokens = {_answer(replica, way)["token"] for replica in replicas}
+        replicas = [stack.enter_context(process("replica", way, folder)) for _ in range(count)]
+        tokens = {answer(replica, way)["token"] for replica in replicas}
         assert len(tokens) == 1, "replicas answered differently"
-        for replica in replicas:
-            replica.stdin.write("\n")
-            replica.stdin.flush()
-        return [_answer(replica, way) for replica in replicas]
+        return counted(replicas, way)
 
 
 @contextlib.contextmanager
-def _replica(way, folder):
-    """A process with one replica, for the length of the block."""
-    command = [sys.executable, "-m", "workbook.bench.replica", way, str(folder)]
+def process(module, *arguments):
+    """A process of a module of `workbook.bench` that answers line by line, for the length of the block."""
+    command = [sys.executable, "-m", f"workbook.bench.{module}", *map(str, arguments)]
     quiet = os.environ | {"TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1"}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(command, env=quiet, text=True, **pipes) as process:
+    with subprocess.Popen(command, env=quiet, text=True, **pipes) as started:
         try:
-            yield process
+            yield started
         finally:
-            process.kill()
+            started.kill()
 
 
-def _answer(replica, way):
+def answer(replica, way):
     """The next line that a replica says.
 
     Raises
@@ -98,6 +95,14 @@ def _answer(replica, way):
     if not line:
         raise ModelError(way, "a replica ended without an answer", "Read what it printed above.")
     return json.loads(line)
+
+
+def counted(replicas, way):
+    """What each of the replicas that have answered says of its memory; errors as `answer`."""
+    for replica in replicas:
+        replica.stdin.write("\n")
+        replica.stdin.flush()
+    return [answer(replica, way) for replica in replicas]
 
 
 def main(name, target=None):

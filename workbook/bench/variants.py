@@ -8,16 +8,14 @@ MODEL is a language model of the benchmark (1.7b), of the Llama architecture.
 import contextlib
 import json
 import multiprocessing
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 from workbook import paths
-from workbook.bench import models, pagecache
+from workbook.bench import memory, models, pagecache
 
 VOICES = 4
 
@@ -99,21 +97,13 @@ def measure(model, place, rounds):
     return found
 
 
-@contextlib.contextmanager
-def _process(*arguments):
-    command = [sys.executable, "-m", "workbook.bench.variant", arguments[0], str(time.perf_counter())]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    quiet = os.environ | {"TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1"}
-    with subprocess.Popen([*command, *map(str, arguments[1:])], env=quiet, text=True, **pipes) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
+def _process(way, *places):
+    return memory.process("variant", way, time.perf_counter(), *places)
 
 
-def _start(*arguments):
-    with _process(*arguments) as process:
-        return json.loads(process.stdout.readline())
+def _start(way, *places):
+    with _process(way, *places) as process:
+        return memory.answer(process, way)
 
 
 def _together(folders):
@@ -121,11 +111,8 @@ def _together(folders):
     with contextlib.ExitStack() as stack:
         processes = [stack.enter_context(_process("helpers", folder)) for folder in folders]
         for process in processes:
-            json.loads(process.stdout.readline())
-        for process in processes:
-            process.stdin.write("\n")
-            process.stdin.flush()
-        return sum(json.loads(process.stdout.readline())["Pss"] for process in processes)
+            memory.answer(process, "helpers")
+        return sum(said["Pss"] for said in memory.counted(processes, "helpers"))
 
 
 def main(name, target=None, rounds=5):
@@ -133,9 +120,8 @@ def main(name, target=None, rounds=5):
     with tempfile.TemporaryDirectory(dir=paths.CACHE, prefix=".bench-") as scratch:
         place = Path(scratch)
         model = models.prepare(name, {"hf", "helpers"}, place)
-        with multiprocessing.get_context("spawn").Pool(
-            1
-        ) as pool:  # whose maps would share pages with the measured
+        # in a process of its own: maps of this one would share pages with the processes measured
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
             pool.apply(make, (model, place))
         result = {"model": name} | measure(model, place, int(rounds))
     from workbook.machine import facts
