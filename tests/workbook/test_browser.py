@@ -134,8 +134,8 @@ def test_the_first_notebook_runs_and_shows_its_pictures(lab):
 
 
 def test_panel_and_calculator_answer_mouse_and_keyboard(lab):
-    page, run_all = lab("11_your_model")
-    with kept_if_it_fails(page, "11_your_model"):
+    page, run_all = lab("13_your_model")
+    with kept_if_it_fails(page, "13_your_model"):
         check_outputs(run_all())
         model = page.get_by_label("Model", exact=True)
         model.fill("../data/models/panel")
