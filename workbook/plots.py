@@ -1,7 +1,11 @@
-"""The workbook's pictures: one look, one colour for each loader, the finding in the title.
+"""The workbook's pictures: one look, one colour for each loader and each phase, the finding in the title.
 
-Every function takes plain numbers or a `helpers.Timeline`, draws, and returns the axes.
+Every function takes plain numbers or a `helpers.Timeline`, draws, and returns the axes. They are made to be
+read at a width of 600 pixels. The title is also the picture's alternative text.
 """
+
+import statistics
+import textwrap
 
 import matplotlib.pyplot as plt
 
@@ -19,35 +23,47 @@ LOADERS = {
     "InstantTensor": "#666666",
 }
 STEPS = ("#56B4E9", "#009E73", "#F0E442", "#0072B2", "#E69F00", "#CC79A7", "#D55E00", "#999999")
+NEUTRAL = "#8DA0B3"  # what is neither a loader nor a phase
 
-PHASES = {  # what a start is made of, in every chart
-    "interpreter": "#999999",
-    "prefetch call": "#CC79A7",
-    "imports": "#56B4E9",
-    "empty model": "#F0E442",
-    "load": "#E69F00",
-    "first token": "#009E73",
-    "serialise": "#0072B2",
+_PHASES = {  # what a start or a save is made of; steps of one kind share a colour
+    "#999999": ("interpreter", "start"),
+    "#56B4E9": ("imports", "import the model class"),
+    "#CC79A7": ("prefetch call", "open and check", "fetch the small files", "wait for the small files"),
+    "#F0E442": ("empty model", "build the empty model", "build the model for real", "describe the model"),
+    "#E69F00": ("load", "map the weights", "read the weights", "put the weights in"),
+    "#D55E00": ("fetch the weights", "wait for the weights", "wait for the copy", "read ahead", "verify"),
+    "#009E73": ("first token",),
+    "#0072B2": ("serialise", "write the weights", "upload"),
 }
+PHASES = {name: colour for colour, names in _PHASES.items() for name in names}
+
+_SMALL = 9  # points; smaller letters cannot be read at 600 pixels
+_LINE = 66  # letters of a title in one line
 
 
-def new(title, height=2.8, width=8.0):
+def new(title, height=2.8, width=7.0):
     """An empty chart on opaque white, readable in a dark theme too."""
     figure, axes = plt.subplots(figsize=(width, height), facecolor="white", layout="constrained")
-    figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+    entitle(figure, title)
     axes.spines[["top", "right"]].set_visible(False)
     return axes
 
 
-def colour(loader):
-    """The colour of a loader in every chart; variants of one loader share it."""
-    known = [name for name in LOADERS if loader.startswith(name)]
-    return LOADERS[known[0]] if known else STEPS[0]
+def entitle(figure, title):
+    """Give a figure its title, in lines that fit, and make it the alternative text of the picture.
+
+    A notebook stores that text beside the picture, as ``metadata["image/png"]["alt"]``.
+    """
+    lines = "\n".join(textwrap.fill(line, _LINE) for line in title.splitlines())
+    figure.suptitle(lines, x=0.01, ha="left", fontsize=11, fontweight="bold")
+    alternative = {"image/png": {"alt": " ".join(title.split())}}
+    figure._repr_mimebundle_ = lambda include=None, exclude=None: ({}, alternative)
 
 
-def step_colour(name, place):
-    """The colour of a step: a phase's own, or the one of its place in the row."""
-    return PHASES.get(name, STEPS[place % len(STEPS)])
+def colour(name):
+    """The colour of a phase or a loader in every chart; variants of one loader share it."""
+    known = [loader for loader in LOADERS if name.startswith(loader)]
+    return PHASES.get(name) or (LOADERS[known[0]] if known else NEUTRAL)
 
 
 def waterfall(phases, title, seconds=None):
@@ -73,29 +89,29 @@ def waterfall(phases, title, seconds=None):
     <Axes: ...>
     """
     phases = sorted(phases, key=lambda phase: phase.start)
-    axes = new(title, 0.9 + 0.32 * len(phases))
+    axes = new(title, 0.9 + 0.3 * len(phases))
     end = seconds or max(phase.start + phase.seconds for phase in phases)
     for row, phase in enumerate(phases):
-        axes.barh(row, phase.seconds, left=phase.start, color=step_colour(phase.name, row))
+        axes.barh(row, phase.seconds, left=phase.start, color=colour(phase.name))
         text = f" {phase.seconds:.2f} s" if end > 1 else f" {1000 * phase.seconds:.0f} ms"
-        axes.text(phase.start + phase.seconds, row, text, va="center", fontsize=9)
-    axes.set_yticks(range(len(phases)), [phase.name for phase in phases])
-    axes.invert_yaxis()
-    axes.set_xlim(0, end * 1.12)
-    axes.set_xlabel("seconds")
+        axes.text(phase.start + phase.seconds, row, text, va="center", fontsize=_SMALL)
+    _rows(axes, [phase.name for phase in phases], "seconds", end * 1.14)
     return axes
 
 
-def stacked(rows, title, unit="seconds"):
+def stacked(rows, title, unit="seconds", colours=None):
     """One bar a row, made of parts in order, so that wholes and parts compare at a glance.
 
     Parameters
     ----------
     rows : dict of str to dict of str to float
-        Parts and their sizes by row.
+        Parts and their sizes by row. Instead of one dict a row may have a list of them, one for each round of a
+        measurement: the round in the middle is drawn, and a thin line from the smallest whole to the largest.
     title : str
     unit : str
         Label of the axis.
+    colours : dict of str to str, optional
+        Of parts that are no phases.
 
     Returns
     -------
@@ -106,22 +122,19 @@ def stacked(rows, title, unit="seconds"):
     >>> stacked({"a": {"imports": 2.0, "load": 0.2}, "b": {"imports": 2.0, "load": 0.1}}, "b is faster")
     <Axes: ...>
     """
-    axes = new(title, 1.3 + 0.45 * len(rows))
-    names = list(dict.fromkeys(name for parts in rows.values() for name in parts))
-    for row, parts in enumerate(rows.values()):
+    axes = new(title, 1.3 + 0.4 * len(rows))
+    colours, shown, end = colours or {}, {}, 0.0
+    for row, given in enumerate(rows.values()):
+        rounds = sorted([given] if isinstance(given, dict) else given, key=lambda parts: sum(parts.values()))
+        wholes = [sum(parts.values()) for parts in rounds]
         left = 0.0
-        for name, size in parts.items():
-            place = names.index(name)
-            axes.barh(row, size, left=left, color=step_colour(name, place), label=name)
+        for name, size in rounds[(len(rounds) - 1) // 2].items():
+            fill = colours.get(name, colour(name))
+            shown[name] = axes.barh(row, size, left=left, color=fill, edgecolor="white", linewidth=0.5)
             left += size
-        axes.text(left, row, f" {left:.2f}", va="center", fontsize=9)
-    axes.set_yticks(range(len(rows)), list(rows))
-    axes.invert_yaxis()
-    axes.set_xlim(0, axes.get_xlim()[1] * 1.08)
-    axes.set_xlabel(unit)
-    found = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    axes.legend([found[name] for name in names], names, ncols=4, fontsize=8, frameon=False, loc="upper left",
-                bbox_to_anchor=(0, -0.32))  # fmt: skip
+        end = max(end, _end(axes, row, left, wholes, f"{left:.2f}"))
+    _rows(axes, rows, unit, end * 1.12)
+    axes.figure.legend(list(shown.values()), list(shown), ncols=4, fontsize=_SMALL, frameon=False, loc="outside lower left")
     return axes
 
 
@@ -154,13 +167,13 @@ def groups(rows, title, unit, legend, strong=(), end=None, line=None):
     >>> groups({"plain": {"a": bar, "b": bar}}, "Equal", "seconds", {"imports": "imports", "load": "load"})
     <Axes: ...>
     """
-    axes = new(title, 1.2 + 0.21 * (sum(map(len, rows.values())) + 1.3 * len(rows)), width=7.0)
+    axes = new(title, 1.2 + 0.21 * (sum(map(len, rows.values())) + 1.3 * len(rows)))
     longest = end or max(high for bars in rows.values() for _, _, high in bars.values())
     height, ticks = 0.0, {}
     for heading, bars in rows.items():
         behind = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
         place = {"xytext": (4, 0), "textcoords": "offset points"}
-        axes.annotate(heading, (0, height), **place, va="center", fontsize=9, style="italic", bbox=behind)
+        axes.annotate(heading, (0, height), **place, va="center", fontsize=_SMALL, style="italic", bbox=behind)
         for name, (parts, low, high) in bars.items():
             height += 1
             ticks[height] = name
@@ -168,36 +181,39 @@ def groups(rows, title, unit, legend, strong=(), end=None, line=None):
             for part, size in parts.items():
                 axes.barh(height, size, left=left, height=0.78, color=PHASES[part])
                 left += size
-            axes.plot([low, high], [height, height], color="black", linewidth=1)
             weight = "bold" if name in strong else "normal"
-            axes.text(max(left, high), height, f" {left:.2f}", va="center", fontsize=9, weight=weight)
+            _end(axes, height, left, [low, high], f"{left:.2f}", weight)
         height += 1.3
-    axes.set_yticks(list(ticks), list(ticks.values()), fontsize=9)
+    axes.set_yticks(list(ticks), list(ticks.values()), fontsize=_SMALL)
     for label in axes.get_yticklabels():
         label.set_fontweight("bold" if label.get_text() in strong else "normal")
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(height - 0.6, -0.7)
-    axes.set_xlim(0, longest * 1.09)
+    axes.set_xlim(0, longest * 1.12)
     if line:
         axes.axvline(line[0], color="black", linestyle="--", linewidth=1, label=line[1])
     for part, words in legend.items():
         axes.barh(0, 0, color=PHASES[part], label=words)
-    axes.set_xlabel(unit, fontsize=9)
-    axes.figure.legend(loc="outside lower left", ncols=4, fontsize=8, frameon=False)
+    axes.set_xlabel(unit, fontsize=_SMALL)
+    axes.figure.legend(loc="outside lower left", ncols=3, fontsize=_SMALL, frameon=False)
     return axes
 
 
-def bars(values, title, unit, colours=None):
+def bars(values, title, unit, colours=None, log=False):
     """One horizontal bar for each name, from zero, with its value written at its end.
 
     Parameters
     ----------
-    values : dict of str to float
+    values : dict of str to float or list of float
+        A list holds all measurements: the bar is their median, and a thin line runs from the smallest to the largest.
     title : str
     unit : str
         Label of the axis.
     colours : dict of str to str, optional
-        By default the loaders' own colours.
+        By default the phases' and the loaders' own colours.
+    log : bool
+        A logarithmic axis, for values of which some would be too short to see. The bars cannot begin at zero then,
+        so only their ends can be compared; the axis says so.
 
     Returns
     -------
@@ -207,26 +223,33 @@ def bars(values, title, unit, colours=None):
     --------
     >>> bars({"helpers": 0.05, "from_pretrained": 0.1}, "Half the time", "seconds")
     <Axes: ...>
+    >>> bars({"helpers": [0.05, 0.06], "guide's snippet": [3.1, 2.9]}, "Far apart", "seconds", log=True)
+    <Axes: ...>
     """
-    axes = new(title, 1.1 + 0.38 * len(values))
-    colours = LOADERS | (colours or {})
-    for row, (name, value) in enumerate(values.items()):
-        axes.barh(row, value, color=colours.get(name, "#56B4E9"))
-        axes.text(value, row, f" {value:,.3g}", va="center", fontsize=9)
-    axes.set_yticks(range(len(values)), list(values))
-    axes.invert_yaxis()
-    axes.set_xlim(0, axes.get_xlim()[1] * 1.08)
-    axes.set_xlabel(unit)
+    axes = new(title, 1.0 + 0.34 * len(values))
+    colours, end = colours or {}, 0.0
+    found = {name: _measurements(given) for name, given in values.items()}
+    for row, (name, all_of_it) in enumerate(found.items()):
+        middle = statistics.median(all_of_it)
+        axes.barh(row, middle, color=colours.get(name, colour(name)))
+        end = max(end, _end(axes, row, middle, all_of_it, f"{middle:,.3g}"))
+    if log:
+        axes.set_xscale("log")
+        smallest = min(map(min, found.values()))
+        _rows(axes, values, f"{unit} (logarithmic)", end * (end / smallest) ** 0.12, smallest / 2)
+    else:
+        _rows(axes, values, unit, end * 1.12)
     return axes
 
 
 def lines(series, title, x, y):
-    """One line with marked points for each name; lines that coincide stay visible by their dashes.
+    """One line with marked points for each name, which stands at its end.
 
     Parameters
     ----------
-    series : dict of str to list of (float, float)
-        Points by name.
+    series : dict of str to list of (float, float or list of float)
+        Points by name. A list holds all measurements: the point is their median, with a thin line from the smallest
+        to the largest. Where all places on x are whole numbers, such as counts, they alone are its ticks.
     title : str
     x, y : str
         Labels of the axes.
@@ -241,14 +264,28 @@ def lines(series, title, x, y):
     <Axes: ...>
     """
     axes = new(title, 3.2)
+    places, ends, top = set(), {}, 0.0
     for row, (name, points) in enumerate(series.items()):
-        across, up = zip(*points, strict=True)
-        dashes = (0, (4, 2 * row)) if row else "-"
-        label = f"{name}: {up[-1]:.2f} at the end"
-        axes.plot(across, up, marker="o", color=colour(name), linestyle=dashes, label=label)
-    axes.set_xlim(0, None)
-    axes.set_ylim(0, None)
-    axes.legend(frameon=False, fontsize=8)
+        across = [place for place, _ in points]
+        found = [_measurements(given) for _, given in points]
+        up = list(map(statistics.median, found))
+        line = colour(name) if colour(name) != NEUTRAL else STEPS[row % len(STEPS)]
+        dashes = (0, (4, 2 * row)) if row else "-"  # lines that coincide stay visible
+        axes.plot(across, up, marker="o", color=line, linestyle=dashes)
+        axes.vlines(across, list(map(min, found)), list(map(max, found)), color="black", linewidth=1)
+        ends[name] = (across[-1], up[-1])
+        places, top = places | set(across), max(top, *map(max, found))
+    if all(isinstance(place, int) for place in places):
+        axes.set_xticks(sorted(places))
+    else:
+        axes.set_xlim(0, max(places) * 1.03)
+    axes.set_ylim(0, top * 1.08)
+    heights = _apart([height for _, height in ends.values()], 0.08 * top, 1.04 * top)
+    for (name, end), height in zip(ends.items(), heights, strict=True):
+        axes.annotate(
+            f"{name}: {end[1]:.3g}", end, (1.03, height), textcoords=axes.get_yaxis_transform(), va="center",
+            fontsize=_SMALL, arrowprops={"arrowstyle": "-", "color": "#999999", "relpos": (0, 0.5), "shrinkA": 0},
+        )  # fmt: skip
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     return axes
@@ -277,21 +314,21 @@ def file_map(entries, length, title, part=lambda name: name):
     >>> file_map([Entry("w", "parameter", "float32", (250_000,), 448)], 1_000_456, "One tensor")
     <Axes: ...>
     """
-    axes = new(title, 2.4)
+    axes = new(title, 2.2)
     sizes = {}
     for entry in entries:
         sizes[part(entry.name)] = sizes.get(part(entry.name), 0) + entry.nbytes
     colours = {name: STEPS[i % len(STEPS)] for i, name in enumerate(sizes)}
     for entry in entries:
         axes.broken_barh([(entry.offset / 1e6, entry.nbytes / 1e6)], (0, 1), color=colours[part(entry.name)])
-    for name, colour in colours.items():
-        axes.barh(0, 0, color=colour, label=f"{name}: {sizes[name] / 1e6:.1f} MB")
+    for name, fill in colours.items():
+        axes.barh(0, 0, color=fill, label=f"{name}: {sizes[name] / 1e6:.1f} MB")
     axes.set_ylim(0, 1)
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
     axes.set_xlim(0, length / 1e6)
     axes.set_xlabel("position in the file, MB")
-    axes.legend(ncols=3, fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(0, -0.3))
+    axes.figure.legend(ncols=3, fontsize=_SMALL, frameon=False, loc="outside lower left")
     return axes
 
 
@@ -319,17 +356,52 @@ def images(rows, title, labels=()):
     """
     columns = max(map(len, rows.values()))
     figure, axes = plt.subplots(
-        len(rows), columns, figsize=(8, 0.85 * len(rows) + 0.7), squeeze=False, facecolor="white",
+        len(rows), columns, figsize=(7, 0.75 * len(rows) + 0.7), squeeze=False, facecolor="white",
         layout="constrained",
     )  # fmt: skip
-    figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+    entitle(figure, title)
     for row, (name, pictures) in enumerate(rows.items()):
         for column, (place, picture) in enumerate(zip(axes[row], pictures, strict=True)):
             place.imshow(picture, cmap="gray_r")
             place.set_xticks([])
             place.set_yticks([])
             if column == 0:
-                place.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
+                place.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=_SMALL)
             if row == 0 and column < len(labels):
-                place.set_title(labels[column], fontsize=9)
+                place.set_title(labels[column], fontsize=_SMALL)
     return axes
+
+
+def _measurements(given):
+    """All measurements of a value that may be a single one."""
+    return list(given) if isinstance(given, (list, tuple)) else [given]
+
+
+def _end(axes, row, value, found, text, weight="normal"):
+    """What stands at the end of a bar: the spread of what was found, and the value. Where that ends."""
+    end = max(value, *found)
+    if min(found) < max(found):
+        axes.plot([min(found), max(found)], [row, row], color="black", linewidth=1)
+    axes.text(end, row, f" {text}", va="center", fontsize=_SMALL, weight=weight)
+    return end
+
+
+def _rows(axes, names, unit, end, start=0):
+    """The axes of horizontal bars: their names from the top down, and the unit."""
+    axes.set_yticks(range(len(names)), list(names))
+    axes.invert_yaxis()
+    axes.set_xlim(start, end)
+    axes.set_xlabel(unit)
+
+
+def _apart(heights, gap, top):
+    """The heights again, in their order, moved as far apart as labels need, and none above the top."""
+    places = {}
+    order = sorted(range(len(heights)), key=heights.__getitem__)
+    last = -gap
+    for place in order:
+        last = places[place] = max(heights[place], last + gap)
+    for place in reversed(order):
+        places[place] = min(places[place], top)
+        top = places[place] - gap
+    return [places[place] for place in range(len(heights))]
