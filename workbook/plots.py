@@ -8,6 +8,7 @@ import statistics
 import textwrap
 
 import matplotlib.pyplot as plt
+from matplotlib.ticker import FixedLocator, MaxNLocator
 
 # Okabe and Ito's colours, told apart by colour-blind readers too: https://jfly.uni-koeln.de/color/
 LOADERS = {
@@ -38,7 +39,7 @@ _PHASES = {  # what a start or a save is made of; steps of one kind share a colo
 PHASES = {name: colour for colour, names in _PHASES.items() for name in names}
 
 _SMALL = 9  # points; smaller letters cannot be read at 600 pixels
-_LINE = 66  # letters of a title in one line
+_LINE = 80  # letters of a title in one line
 
 
 def new(title, height=2.8, width=7.0):
@@ -134,7 +135,9 @@ def stacked(rows, title, unit="seconds", colours=None):
             left += size
         end = max(end, _end(axes, row, left, wholes, f"{left:.2f}"))
     _rows(axes, rows, unit, end * 1.12)
-    axes.figure.legend(list(shown.values()), list(shown), ncols=4, fontsize=_SMALL, frameon=False, loc="outside lower left")
+    axes.figure.legend(
+        list(shown.values()), list(shown), ncols=4, fontsize=_SMALL, frameon=False, loc="outside lower left"
+    )
     return axes
 
 
@@ -173,7 +176,9 @@ def groups(rows, title, unit, legend, strong=(), end=None, line=None):
     for heading, bars in rows.items():
         behind = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
         place = {"xytext": (4, 0), "textcoords": "offset points"}
-        axes.annotate(heading, (0, height), **place, va="center", fontsize=_SMALL, style="italic", bbox=behind)
+        axes.annotate(
+            heading, (0, height), **place, va="center", fontsize=_SMALL, style="italic", bbox=behind
+        )
         for name, (parts, low, high) in bars.items():
             height += 1
             ticks[height] = name
@@ -233,12 +238,15 @@ def bars(values, title, unit, colours=None, log=False):
         middle = statistics.median(all_of_it)
         axes.barh(row, middle, color=colours.get(name, colour(name)))
         end = max(end, _end(axes, row, middle, all_of_it, f"{middle:,.3g}"))
+    smallest = min(map(min, found.values()))
     if log:
         axes.set_xscale("log")
-        smallest = min(map(min, found.values()))
+        axes.xaxis.set_major_formatter("{x:g}")
         _rows(axes, values, f"{unit} (logarithmic)", end * (end / smallest) ** 0.12, smallest / 2)
     else:
-        _rows(axes, values, unit, end * 1.12)
+        _rows(axes, values, unit, end * 1.12, min(0, smallest * 1.12))
+        if smallest < 0:
+            axes.axvline(0, color="black", linewidth=0.8)
     return axes
 
 
@@ -249,7 +257,7 @@ def lines(series, title, x, y):
     ----------
     series : dict of str to list of (float, float or list of float)
         Points by name. A list holds all measurements: the point is their median, with a thin line from the smallest
-        to the largest. Where all places on x are whole numbers, such as counts, they alone are its ticks.
+        to the largest. Where all places on x are whole numbers, such as counts, its ticks are whole numbers too.
     title : str
     x, y : str
         Labels of the axes.
@@ -276,7 +284,9 @@ def lines(series, title, x, y):
         ends[name] = (across[-1], up[-1])
         places, top = places | set(across), max(top, *map(max, found))
     if all(isinstance(place, int) for place in places):
-        axes.set_xticks(sorted(places))
+        axes.xaxis.set_major_locator(
+            MaxNLocator(integer=True) if len(places) > 12 else FixedLocator(sorted(places))
+        )
     else:
         axes.set_xlim(0, max(places) * 1.03)
     axes.set_ylim(0, top * 1.08)

@@ -1,5 +1,7 @@
 """The pictures: one colour for one thing, nothing too small to read, and a text for who cannot see them."""
 
+import itertools
+
 import matplotlib
 import pytest
 from IPython.core.formatters import DisplayFormatter
@@ -9,7 +11,9 @@ from helpers.timeline import Phase
 from workbook import plots
 
 matplotlib.use("Agg")
-LONG = "Storing the tied matrix once saves a fifth of the file, and nothing of what the model computes is lost"
+LONG = (
+    "Storing the tied matrix once saves a fifth of the file, and nothing of what the model computes is lost"
+)
 STARTS = {
     "from_pretrained": [{"imports": 4.0 + turn, "load": 0.2, "first token": 0.1} for turn in range(3)],
     "helpers mapped": {"imports": 4.1, "load": 0.1, "first token": 0.1},
@@ -19,7 +23,9 @@ DRAWN = {
     "waterfall": lambda title: plots.waterfall([Phase("imports", 0, 2), Phase("load", 2, 0.1)], title),
     "stacked": lambda title: plots.stacked(STARTS, title),
     "groups": lambda title: plots.groups({"plain": {"a": BAR}}, title, "seconds", {"load": "the load"}),
-    "bars": lambda title: plots.bars({"helpers": [0.04, 0.05, 0.3], "guide's snippet": 3.1}, title, "seconds"),
+    "bars": lambda title: plots.bars(
+        {"helpers": [0.04, 0.05, 0.3], "guide's snippet": 3.1}, title, "seconds"
+    ),
     "log": lambda title: plots.bars({"helpers": 0.04, "guide's snippet": 3.1}, title, "seconds", log=True),
     "lines": lambda title: plots.lines({name: [(1, 2.0), (2, 2.01)] for name in "abcd"}, title, "n", "GB"),
 }
@@ -96,5 +102,5 @@ def test_labels_at_the_ends_of_lines_do_not_collide():
     axes.figure.canvas.draw()
     boxes = sorted((Text.get_window_extent(text) for text in axes.texts), key=lambda box: box.y0)
     assert len(boxes) == 5
-    for below, above in zip(boxes, boxes[1:], strict=False):
+    for below, above in itertools.pairwise(boxes):
         assert below.y1 <= above.y0 + 1

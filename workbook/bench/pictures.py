@@ -1,4 +1,4 @@
-"""What a benchmark found, drawn: stacked starts in each state, and how a time grows with the model."""
+"""What a benchmark found, drawn: the starts in each state, with the factor that earns the gain in the title."""
 
 import statistics
 
@@ -12,7 +12,7 @@ _LITTLE = 0.05  # a smaller difference than this share is no finding
 _EARNED = {"warm": "a paused collector"}  # what cold_start gives where there is nothing to read ahead
 
 
-def picture(result, state, measure=WHOLE, end=None):
+def picture(result, state, measure=WHOLE, end=None, title=None):
     """Bars of the middle round of each route, grouped by trick, with the storage's limit where it counts.
 
     Routes with the same trick stand together, so that what the trick gives is not taken for what
@@ -28,6 +28,8 @@ def picture(result, state, measure=WHOLE, end=None):
         A key of `workbook.bench.report.MEASURES`: which parts are drawn.
     end : float, optional
         The end of the axis, in seconds.
+    title : str, optional
+        By default the `finding`.
 
     Returns
     -------
@@ -50,7 +52,7 @@ def picture(result, state, measure=WHOLE, end=None):
         line = statistics.median(read["seconds"] for read in result["storage"]), "plain read of the file"
     return plots.groups(
         rows,
-        finding(result, state) if measure == WHOLE else f"{_capital(state)}, {measure}",
+        title or (finding(result, state) if measure == WHOLE else f"{_capital(state)}, {measure}"),
         f"seconds, middle round of {rounds}; the thin line runs from the fastest to the slowest",
         {part: _LEGEND[part] for part in report.MEASURES[measure]},
         strong=("helpers", "helpers mapped", "helpers read"),
@@ -124,45 +126,14 @@ def _first(result, state):
     return f"{_capital(state)}: {best} is first"
 
 
-def growth(results, state, measure, routes):
-    """How a time grows with the size of the model: one line for each route.
-
-    Parameters
-    ----------
-    results : list of dict
-        Of models of different sizes.
-    state, measure : str
-        As for `picture`.
-    routes : list of str
-
-    Returns
-    -------
-    matplotlib.axes.Axes
-    """
-    from workbook import plots
-
-    points = {
-        route: sorted(
-            (
-                result["bytes"][route] / 1e9,
-                statistics.median(report.values(result, state, route, measure).values()),
-            )
-            for result in results
-        )
-        for route in routes
-    }
-    title = f"{measure}, {state}: what is mapped hardly grows, what is copied does"
-    return plots.lines(points, title, "size of the file, GB", "seconds")
-
-
 def _bar(result, state, route, measure):
     """The parts of the round in the middle, and the fastest and slowest whole; None without a good round."""
-    runs = sorted(report.good_runs(result, state, route), key=lambda run: report.seconds(run, measure))
-    if not runs:
+    found = report.starts(result, state, [route]).get(route)
+    if not found:
         return None
-    middle = report.parts(runs[(len(runs) - 1) // 2])
-    parts = {part: middle[part] for part in report.MEASURES[measure]}
-    return parts, report.seconds(runs[0], measure), report.seconds(runs[-1], measure)
+    rounds = [{part: each[part] for part in report.MEASURES[measure]} for each in found]
+    wholes = [sum(each.values()) for each in rounds]
+    return report.middle(rounds), min(wholes), max(wholes)
 
 
 def _short(name):

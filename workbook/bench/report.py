@@ -1,4 +1,4 @@
-"""What a benchmark found: measures, ratios, a table, and the starts after which saving is won back."""
+"""What a benchmark found: measures, ratios, gains, tables, and the starts after which saving is won back."""
 
 import math
 import statistics
@@ -60,6 +60,20 @@ def ratio(result, state, route, measure, against=REFERENCE):
     return statistics.median(ratios) if ratios else None
 
 
+def gains(result, state, route, against=REFERENCE):
+    """Seconds that a route is faster than another to the first token, one number for each common round.
+
+    Both starts of a round met the machine in about the same mood, so their difference tells more than the difference
+    of two medians. Where some of the numbers are negative, the rounds do not show that there is a gain.
+
+    Returns
+    -------
+    list of float
+    """
+    one, other = (values(result, state, name, "fresh process to first token") for name in (route, against))
+    return [other[turn] - one[turn] for turn in one if turn in other]
+
+
 def turn_ratio(times, one, other):
     """Median of one list of times over another, turn by turn."""
     return statistics.median(map(float.__truediv__, times[one], times[other]))
@@ -83,6 +97,67 @@ def verdict(found, goal):
 def routes_of(result):
     """The routes of a result, in the order in which they ran."""
     return list(dict.fromkeys(run["route"] for run in result["runs"]))
+
+
+def starts(result, state, routes=None):
+    """The parts of every good start in a state, by route: what `workbook.plots.stacked` draws.
+
+    Parameters
+    ----------
+    result : dict
+    state : str
+    routes : sequence of str, optional
+        By default all of the result.
+
+    Returns
+    -------
+    dict of str to list of dict of str to float
+    """
+    found = {
+        name: [parts(run) for run in good_runs(result, state, name)] for name in routes or routes_of(result)
+    }
+    return {name: rounds for name, rounds in found.items() if rounds}
+
+
+def middle(rounds):
+    """Of the starts of one route, the one whose whole is in the middle.
+
+    Examples
+    --------
+    >>> middle([{"load": 3.0}, {"load": 1.0}, {"load": 2.0}])
+    {'load': 2.0}
+    """
+    return sorted(rounds, key=lambda found: sum(found.values()))[(len(rounds) - 1) // 2]
+
+
+def frame(result, state, routes=None):
+    """The starts in a state as a table for a notebook, in seconds: one row for each route that was finished.
+
+    The parts are those of the round in the middle, so that they add up to it.
+
+    Parameters
+    ----------
+    result : dict
+        From `workbook.bench.run.measure`.
+    state : str
+        Of `workbook.bench.states.STATES`.
+    routes : sequence of str, optional
+        By default all of the result.
+
+    Returns
+    -------
+    pandas.DataFrame
+        With the columns ``first token after``, ``fastest``, ``slowest``, ``imports``, ``load`` and ``first token``.
+    """
+    import pandas
+
+    rows = {}
+    for name, rounds in starts(result, state, routes).items():
+        wholes = [sum(found.values()) for found in rounds]
+        shown = middle(rounds)
+        spread = {"first token after": sum(shown.values()), "fastest": min(wholes), "slowest": max(wholes)}
+        rows[name] = spread | shown
+    return pandas.DataFrame.from_dict(rows, orient="index")
 
 
 def states_of(result):
@@ -127,7 +202,7 @@ def break_even(result, state):
     Returns
     -------
     int or None
-        None for never: the saved form starts no faster.
+        None for never: the saved form was not faster in every round, so no gain is shown.
 
     Raises
     ------
@@ -137,10 +212,10 @@ def break_even(result, state):
     names = ours(result, state), rival(result, state)
     if None in names or "saving" not in result:
         raise ValueError(f"{state}: saving, helpers or from_pretrained was not measured")
-    one, other = (values(result, state, name, "fresh process to first token") for name in names)
-    won = [other[turn] - one[turn] for turn in one if turn in other]
-    gain = statistics.median(won) if won else 0
-    return math.ceil(statistics.median(result["saving"]["serialise"]) / gain) if gain > 0 else None
+    won = gains(result, state, *names)
+    if not won or min(won) <= 0:
+        return None
+    return math.ceil(statistics.median(result["saving"]["serialise"]) / statistics.median(won))
 
 
 def won_back(result):
