@@ -1,6 +1,7 @@
 """Load a saved model: checked, mapped or read, equal to what was saved."""
 
 import contextlib
+import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,11 +11,11 @@ import torch
 
 from helpers import families
 from helpers.errors import ModelError, NotAModel, SkeletonMismatch, extra
-from helpers.format.selection import select
+from helpers.format.selection import Part, select
 from helpers.options import Options
 from helpers.saved.opened import Opened
 from helpers.saved.sources import consistently, open_source
-from helpers.weights import keys
+from helpers.weights import keys, onto_gpu
 
 
 def deserialise(
@@ -108,7 +109,8 @@ def deserialise(
     EncryptionError
         The model is encrypted and the key is missing or wrong; or a key, and it is not.
     ModelError
-        There is no such device here, or no such type; or ``dtype`` for a quantised model.
+        There is no such device here, or it has too little memory (then nothing of the model is left on it); no
+        such type; or ``dtype`` for a quantised model.
     StorageError
         The storage refuses, a remote one does not answer after five tries, or the model was replaced
         again and again while it was read.
@@ -138,7 +140,12 @@ def deserialise(
 
     def attempt(opened: Opened) -> Any:
         _check_only(opened, options)
-        return load(opened, options)
+        try:
+            return load(opened, options)
+        except torch.OutOfMemoryError as error:
+            onto_gpu.let_go(error)
+        # behind the except clause, so that it does not refer to the other one, which may hold tensors
+        raise onto_gpu.does_not_fit(opened.label, options.device, _needed(opened, options))
 
     return consistently(origin, attempt)
 
@@ -184,14 +191,32 @@ def _check_only(opened: Opened, options: Options) -> None:
         raise SkeletonMismatch(
             opened.label, "is a bare .tensors file, which is loaded whole", "Save it with serialise()."
         )
-    parts = [(part.record, options.below(name) if name else options) for name, part in opened.walk()]
-    count = sum(len(record.entries) for record, _ in parts)
-    if count and not any(select(record, below.only).records for record, below in parts):
+    count = sum(len(part.record.entries) for _, part in opened.walk())
+    if count and not any(part.records for part in _parts(opened, options)):
         raise SkeletonMismatch(
             opened.label,
             f"only= chooses none of its {count} tensors",
             "helpers.inspect(source) lists their names.",
         )
+
+
+def _parts(opened: Opened, options: Options) -> list[Part]:
+    """What is loaded of a model and of those inside it."""
+    below = [(part.record, options.below(name) if name else options) for name, part in opened.walk()]
+    return [select(record, inner.only) for record, inner in below]
+
+
+def _needed(opened: Opened, options: Options) -> int:
+    """Bytes of all that is loaded, each tensor as stored or in the type asked for, whichever is more."""
+    total = 0
+    for part in _parts(opened, options):
+        for entry in part.entries:
+            dtype = getattr(torch, entry.dtype)
+            cast = options.dtype if options.dtype and dtype.is_floating_point else dtype
+            total += math.prod(entry.shape) * max(dtype.itemsize, cast.itemsize)
+    family = families.by_name(opened.record.family, opened.label)
+    others = family.elsewhere(opened, options) if hasattr(family, "elsewhere") else {}
+    return total + sum(_needed(other, options) for other in others.values())
 
 
 def _device(device: str | int | torch.device | None) -> torch.device:

@@ -93,15 +93,16 @@ def fill(skeleton: Skeleton, weights: Any, options: Options) -> torch.nn.Module:
 def _put_in(model, tensors, structure, label, options):
     """Cast and restore; the names of what is left without data against the caller's wish."""
     with phase("put the weights in"):
-        tensors = dict(tensors)
+        chosen = dict(tensors)
         if not structure:  # a bare file has none: the skeleton's own
-            structure = structure_of(model, tensors, label)
+            structure = structure_of(model, chosen, label)
         stay = set(structure["transient"])
         if options.dtype is not None:
-            for name, (kind, tensor) in tensors.items():
+            for name, (kind, tensor) in chosen.items():
                 if kind != "attribute" and name not in stay and tensor.is_floating_point():
-                    tensors[name] = kind, tensor.to(options.dtype)
-        restore(model, tensors, structure, label)
+                    # in both, so that one after the other is freed: a GPU has no room for all of them twice
+                    tensors[name] = chosen[name] = kind, tensor.to(options.dtype)
+        restore(model, chosen, structure, label)
         return set(without_data(model)) - structure.get("omitted", set())
 
 

@@ -1,14 +1,15 @@
-"""Weights on this machine's storage, read by tensorizer into memory of their own, or onto a GPU."""
+"""Weights on this machine's storage, read into memory of their own, or onto a GPU."""
 
 import os
 from typing import Any
 
 import torch
 
-from helpers.errors import CorruptFile, ModelError, storage_errors
+from helpers.errors import CorruptFile, storage_errors
 from helpers.format import layout
 from helpers.progress import progress_bar
 from helpers.timeline import phase
+from helpers.weights import onto_gpu, ring
 from helpers.weights.mapped import Mapped
 from helpers.weights.tensors import Tensors, view
 
@@ -39,6 +40,8 @@ class Private(Mapped):
     def read(self, entries: list[layout.Entry], device: Any) -> dict[str, torch.Tensor]:
         """Tensors by name; errors as the function `read`."""
         options = self.options
+        if onto_gpu.way == "ring":
+            return ring.from_file(self.path, self.label, entries, device, options.progress)
         return read(self.path, self.label, entries, device, options.readers, options.progress)
 
 
@@ -78,10 +81,10 @@ def read(
     ------
     CorruptFile
         If tensorizer finds the file unreadable.
-    ModelError
-        The device has too little memory.
     StorageError
         The storage refuses.
+    torch.OutOfMemoryError
+        The device has too little memory; or another fault of the device (torch.AcceleratorError).
     tensorizer.CryptographyError
         The key does not open a tensor.
     """
@@ -108,12 +111,11 @@ def read(
                 name = str(stored).removeprefix(".")
                 loaded[name] = parameter.detach()
                 bar.update(expected[name].nbytes)
-    except torch.OutOfMemoryError as error:
-        raise ModelError(
-            label,
-            f"does not fit on {device} ({error})",
-            "Free memory there, or load a part of it with only=.",
-        ) from error
+    except (
+        torch.OutOfMemoryError,
+        torch.AcceleratorError,
+    ):  # both are RuntimeErrors, and no fault of the file
+        raise
     except (ValueError, KeyError, RuntimeError) as error:
         raise unreadable(label, error) from error
     return loaded

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from helpers.format import layout
+from helpers.weights import onto_gpu, ring
 
 Tensors = dict[str, tuple[str, torch.Tensor]]  # kind (see `helpers.format.layout.KINDS`) and tensor by name
 
@@ -57,5 +58,8 @@ def view(raw: mmap.mmap, entry: layout.Entry) -> torch.Tensor:
 
 
 def views(raw: mmap.mmap, entries: list[layout.Entry], device: Any) -> Tensors:
-    """Kind and tensor by name, as views of the map where the device is the CPU."""
+    """Kind and tensor by name: views of the map where the device is the CPU, else copies on the device."""
+    if torch.device(device).type == "cuda" and onto_gpu.way == "ring":
+        loaded = ring.from_memory(raw, entries, torch.device(device))
+        return {entry.name: (entry.kind, loaded[entry.name]) for entry in entries}
     return {entry.name: (entry.kind, view(raw, entry).to(device)) for entry in entries}

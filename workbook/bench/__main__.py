@@ -9,7 +9,7 @@ from pathlib import Path
 from helpers.errors import ModelError
 from workbook import paths
 from workbook.bench import models, pictures, report, run, streaming
-from workbook.bench.routes import ALL
+from workbook.bench.routes import ALL, ON_CUDA
 from workbook.bench.states import STATES
 
 
@@ -20,7 +20,9 @@ def arguments():
     )
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--routes", default=",".join(ALL), help="names separated by commas")
+    parser.add_argument(
+        "--routes", help="names separated by commas; by default all, on CUDA those that tell most"
+    )
     parser.add_argument("--states", default=",".join(STATES), help="names separated by commas")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every measurement there")
     parser.add_argument(
@@ -31,7 +33,11 @@ def arguments():
 
 def main():
     given = arguments()
-    routes, states = _known("route", given.routes, ALL), _known("state", given.states, STATES)
+    usual = ALL if given.device == "cpu" else ON_CUDA
+    routes, states = (
+        _known("route", given.routes or ",".join(usual), ALL),
+        _known("state", given.states, STATES),
+    )
     if given.rounds < 1:
         sys.exit("--rounds must be at least 1")
     if given.device == "cuda" and run.machine()["GPU"] == "none":
@@ -64,22 +70,31 @@ def main():
         )
         result["skipped"] = skipped
         keep(result)
-        if "helpers" in {ALL[name].form for name in good}:
+        # saving is the processor's and the disk's work, whatever the device
+        if given.device == "cpu" and "helpers" in {ALL[name].form for name in good}:
             _turns(result, model, given.rounds, keep)
     if not result["runs"]:
         sys.exit("no round was finished")
     print("\n" + report.table(result))
-    import matplotlib
-
-    matplotlib.use("Agg")
-    given.png.parent.mkdir(parents=True, exist_ok=True)
-    print()
-    for path in pictures.save(result, given.png):
-        print(f"{path} is ready.")
+    _draw(result, given.png)
     if result.get("interrupted"):
         sys.exit(130)
     if failed := result.get("failed"):
         sys.exit("\n".join(f"{what} failed: {reason}" for what, reason in failed.items()))
+
+
+def _draw(result, target):
+    """Save the pictures, where there is something to draw with."""
+    try:
+        import matplotlib
+    except ModuleNotFoundError:
+        print("\nno pictures: matplotlib is not installed")
+        return
+    matplotlib.use("Agg")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    print()
+    for path in pictures.save(result, target):
+        print(f"{path} is ready.")
 
 
 def _known(what, given, names):

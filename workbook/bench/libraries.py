@@ -1,12 +1,13 @@
 """The files that a start reads besides the weights: ``python -m workbook.bench.libraries FOLDER PACKAGE …``."""
 
+import contextlib
 import importlib
 import json
 import os
 import sys
 from pathlib import Path
 
-from workbook.bench import routes
+from workbook.bench import loaders
 from workbook.bench.child import first_token
 from workbook.bench.files import Model
 
@@ -22,9 +23,10 @@ def main(folder, *packages):
     found = {getattr(module, "__cached__", None) for module in list(sys.modules.values())}  # before the hook
     sys.addaudithook(lambda event, told: found.add(told[0]) if event == "open" else None)
     model = Model("", Path(folder))
-    first_token(routes.from_pretrained(model, "cpu"))
+    first_token(loaders.from_pretrained(model, "cpu"))
     for package in packages:
-        importlib.import_module(package)
+        with contextlib.suppress(Exception):  # one that cannot be imported here: its own route will say so
+            importlib.import_module(package)
     from helpers import deserialise  # noqa: F401 - what a load imports counts too
 
     maps = Path("/proc/self/maps")

@@ -1,8 +1,9 @@
 """The models of the benchmark, and their weights in every format that a route reads."""
 
 import multiprocessing
+import os
 import shutil
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 from helpers.errors import ModelError, NotAModel, StorageError
@@ -22,7 +23,7 @@ _SMOL = {
     "eos_token_id": 2,
     "pad_token_id": 2,
 }
-SHAPES = {  # the SmolLM2 family, with random weights
+SHAPES = {  # the SmolLM2 family, and a larger one, with random weights
     name: _SMOL
     | {
         "hidden_size": hidden,
@@ -35,6 +36,7 @@ SHAPES = {  # the SmolLM2 family, with random weights
         ("135m", 576, 1536, 30, 9, 3),
         ("360m", 960, 2560, 32, 15, 5),
         ("1.7b", 2048, 8192, 24, 32, 32),
+        ("7b", 4096, 11008, 32, 32, 32),  # Llama 2's layers
     ]
 }
 NAMES = ("smollm2", *SHAPES, "sd-unet")
@@ -177,17 +179,21 @@ def _filled(build):
     import torch
     from transformers.initialization import no_init_weights
 
-    torch.manual_seed(0)
     with no_init_weights():
         model = build()
     if hasattr(model, "tie_weights"):
         model.tie_weights()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "norm" in name and parameter.dim() == 1:
-                parameter.fill_(1.0)
-            else:
-                parameter.normal_(0, 0.02)
+
+    def fill(number, name, parameter):
+        if "norm" in name and parameter.dim() == 1:
+            parameter.fill_(1.0)
+        else:
+            parameter.normal_(0, 0.02, generator=torch.Generator().manual_seed(number))
+
+    parameters = [parameter.detach() for _, parameter in model.named_parameters()]
+    names = [name for name, _ in model.named_parameters()]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # one generator fills by one thread alone
+        list(pool.map(fill, range(len(names)), names, parameters))
     return model.eval()
 
 

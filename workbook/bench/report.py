@@ -74,6 +74,31 @@ def gains(result, state, route, against=REFERENCE):
     return [other[turn] - one[turn] for turn in one if turn in other]
 
 
+def of_the_bus(result, state, route):
+    """Bytes a second of a route's load, and their share of what one copy from pinned memory reaches.
+
+    The load alone counts, without the empty model.
+
+    Parameters
+    ----------
+    result : dict
+        From `workbook.bench.run.measure`.
+    state : str
+        Of `workbook.bench.states.STATES`.
+    route : str
+
+    Returns
+    -------
+    tuple of float or None
+        None without a GPU, or without a good round.
+    """
+    loads = [run["phases"]["load"] for run in good_runs(result, state, route)]
+    if not loads or "pinned" not in result.get("bus", {}):
+        return None
+    speed = result["bytes"][route] / statistics.median(loads)
+    return speed, speed / result["bus"]["pinned"]
+
+
 def turn_ratio(times, one, other):
     """Median of one list of times over another, turn by turn."""
     return statistics.median(map(float.__truediv__, times[one], times[other]))
@@ -261,6 +286,9 @@ def table(result):
             f"storage: a plain cold read of {size / 1e9:.2f} GB takes {took:.2f} s "
             f"({size / took / 1e9:.2f} GB/s); memory copies {result['memory_copy'] / 1e9:.1f} GB/s"
         )
+    if bus := result.get("bus"):
+        speeds = [f"{kind} {speed / 1e9:.1f} GB/s" for kind, speed in bus.items()]
+        lines.append(f"one large copy to the GPU, by the memory it comes from: {', '.join(speeds)}")
     if emptied := [run for run in result["runs"] if "emptied" in run and "failed" not in run]:
         ways, kept = {run["emptied"] for run in emptied}, max(run["libraries"] for run in emptied)
         lines.append(f"all cold by {', '.join(ways)}: at most {kept:.1%} of the libraries stayed")
@@ -305,6 +333,8 @@ def _row(result, state, route):
     row = f"{route:<34} {spread:>21} {shares} {middle['imports']:6.2f} s {middle['load']:6.2f} s "
     row += f"{middle['first token']:5.2f} s {memory[0]:5.0f} MB {memory[1]:5.0f} MB "
     row += f"{result['bytes'][route] / 1e6:5.0f} MB"
+    if share := of_the_bus(result, state, route):
+        row += f" {share[0] / 1e9:5.1f} GB/s {share[1]:4.0%} of pinned"
     if len(good) < len(runs):
         row += (
             f"  ({len(runs) - len(good)} of {len(runs)}: {next(r['failed'] for r in runs if 'failed' in r)})"

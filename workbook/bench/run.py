@@ -29,7 +29,7 @@ def usable(routes, device):
         package = ALL[name].package
         if importlib.util.find_spec(package) is None:
             reasons[name] = f"not installed (pip install {package.replace('_', '-')})"
-        elif name == "InstantTensor" and device == "cpu":
+        elif device == "cpu" and ALL[name].device == "cuda":
             reasons[name] = "runs on CUDA only"
         else:
             good.append(name)
@@ -37,7 +37,7 @@ def usable(routes, device):
 
 
 def measure(model, routes, rounds, device, states=STATES, report=print, keep=lambda result: None):
-    """Run all rounds; Ctrl-C ends them and keeps what is finished.
+    """Run all rounds; Ctrl-C ends them and keeps those that are finished, and of the first whatever there is.
 
     Parameters
     ----------
@@ -51,12 +51,12 @@ def measure(model, routes, rounds, device, states=STATES, report=print, keep=lam
     report : callable
         Called with a line of progress.
     keep : callable
-        Called with what is found so far after every round, so that a crash later loses nothing.
+        Called with what is found so far after every start, so that a crash later loses nothing.
 
     Returns
     -------
     dict
-        Ready for JSON: machine, versions, date, storage limits and every measurement.
+        Ready for JSON: machine, versions, date, limits of the storage and of the way to a GPU, every measurement.
 
     Raises
     ------
@@ -77,6 +77,8 @@ def measure(model, routes, rounds, device, states=STATES, report=print, keep=lam
         "storage": [],
         "runs": [],
     }
+    if device != "cpu":
+        result["bus"] = _said("-m", "workbook.bench.bus", device)
     with tempfile.TemporaryDirectory(prefix="bench-") as recordings:
         begin = functools.partial(start, model, device, recordings)
         files = libraries(model, routes)
@@ -93,15 +95,15 @@ def measure(model, routes, rounds, device, states=STATES, report=print, keep=lam
                         run = {"round": turn, "state": state, "route": name}
                         run |= _one(model, name, state, files, begin)
                         result["runs"].append(run)
+                        _judge(result["runs"])
                         report(f"round {turn + 1}/{rounds}  {state:<12}  {name:<34} {_summary(run)}")
-                _judge(result["runs"])
-                keep(result)
+                        keep(result)
         except KeyboardInterrupt:
-            report("interrupted: the rounds that are finished are kept")
+            report("interrupted: the rounds that are finished are kept, and what there is of the first")
             result["interrupted"] = True
             last = max((run["round"] for run in result["runs"]), default=0)
             whole = len(routes) * len(states)
-            if sum(run["round"] == last for run in result["runs"]) < whole:
+            if last and sum(run["round"] == last for run in result["runs"]) < whole:
                 result["runs"] = [run for run in result["runs"] if run["round"] < last]
     _judge(result["runs"])
     return result
