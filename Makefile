@@ -1,4 +1,5 @@
 # make run      set up, run the whole workbook, write build/html/index.html
+# make site     set up, build the site from the stored outputs, run nothing
 # make lab      set up, open notebook 00 in JupyterLab
 # make quick    set up, check the code and run the tests that start no server and no browser (two minutes)
 # make test     set up, check the code, run every test and every notebook
@@ -10,10 +11,13 @@ PYTHON ?= python3
 BIN = .venv/bin
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: run lab quick test bench execute house check setup
+.PHONY: run site lab quick test bench execute house check setup
 
 run: setup
 	$(BIN)/python tools/workbook.py site
+
+site: setup
+	$(BIN)/python tools/workbook.py site --stored
 
 lab: setup
 	$(BIN)/jupyter lab --LabApp.app_settings_dir=tools/jupyterlab notebooks/00_start_here.ipynb
@@ -41,4 +45,4 @@ house: setup
 	$(BIN)/python tools/house.py data/house.svg
 
 setup:
-	@$(PYTHON) tools/setup.py workbook,test,peers,scale
+	@$(PYTHON) tools/setup.py workbook,test,peers,scale,site

@@ -1,8 +1,15 @@
-"""Run the notebooks: ``execute`` in place, or ``site`` into build/html. Used by the Makefile."""
+"""Run the notebooks, build the site.
+
+    python tools/workbook.py execute         run every notebook and store its outputs
+    python tools/workbook.py site            run every notebook, build the site, print what was measured
+    python tools/workbook.py site --stored   build the site from the stored outputs
+
+The site goes to build/html. The Makefile calls this.
+"""
 
 import hashlib
-import html
 import re
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -10,11 +17,9 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
-from nbconvert import HTMLExporter
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
-SITE = ROOT / "build" / "html"
 
 
 def execute(path):
@@ -59,60 +64,47 @@ def identify(notebook):
     }
 
 
-def title_and_first_sentence(notebook):
-    text = notebook.cells[0].source
-    title = re.match(r"# (.*)", text)[1]
-    return title, next(line for line in text.splitlines()[1:] if line.strip())
+def measured(folder):
+    """What the cells tagged ``result`` printed, line by line with the name of the notebook."""
+    for path in sorted(folder.glob("*.ipynb")):
+        for cell in nbformat.read(path, as_version=4).cells:
+            if "result" in cell.metadata.get("tags", []):
+                printed = "".join(output.get("text", "") for output in cell.outputs)
+                for line in printed.replace("| machine: ", "").splitlines():
+                    yield path.name, line
 
 
-def first_picture(notebook):
-    """The first picture of a notebook as an HTML element; "" if it has none."""
-    for cell in notebook.cells:
-        for output in cell.get("outputs", []):
-            if png := output.get("data", {}).get("image/png"):
-                data = png.replace("\n", "")
-                return f'<img alt="" width="280" src="data:image/png;base64,{data}">'
-    return ""
+def gather(source):
+    """Copy what the site is made of into a folder: the notebooks as stored, the glossary, pictures."""
+    shutil.rmtree(source, ignore_errors=True)
+    shutil.copytree(ROOT / "notebooks", source, ignore=shutil.ignore_patterns(".*"))
 
 
-def conclusions(notebook):
-    """What the cells tagged ``result`` printed: the workbook's findings on this machine."""
-    for cell in notebook.cells:
-        if "result" in cell.metadata.get("tags", []):
-            for output in cell.get("outputs", []):
-                yield output.get("text", "")
+def build(source, html):
+    """Make the site from a folder that `gather` has filled; a warning of Sphinx is an error."""
+    from sphinx.cmd.build import main as sphinx  # to execute notebooks needs no Sphinx
+
+    index = (ROOT / "tools" / "site" / "index.md").read_text()
+    for name, line in measured(source):
+        plain = re.sub(r"([^\w\s])", r"\\\1", line)  # no Markdown
+        index += f"- [{name[:2]}]({name}): {plain}\n"
+    (source / "index.md").write_text(index)
+    shutil.rmtree(html, ignore_errors=True)
+    settings = ["-c", ROOT / "tools" / "site", "-d", html.parent / "doctrees"]
+    if sphinx([str(part) for part in ("-q", "-E", "-W", "--keep-going", *settings, source, html)]) != 0:
+        sys.exit("the site could not be built: the lines above say why")
 
 
-def site():
-    """Execute every notebook, export all to HTML with an index, print the results."""
-    SITE.mkdir(parents=True, exist_ok=True)
-    exporter = HTMLExporter(
-        template_name="workbook",
-        extra_template_basedirs=[str(ROOT / "tools" / "templates")],
-        # nothing from elsewhere: the pages are read offline, and hold no formulas
-        mathjax_url="",
-        require_js_url="",
-        jquery_url="",
-    )
-    rows, results = [], []
-    for path in NOTEBOOKS:
-        notebook, seconds = execute(path)
-        body, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": path.stem}})
-        body = re.sub(r'href="(\w+)\.ipynb', r'href="\1.html', body)
-        (SITE / f"{path.stem}.html").write_text(body)
-        title, sentence = title_and_first_sentence(notebook)
-        rows.append(
-            f'<li><a href="{path.stem}.html">{html.escape(title)}</a> '
-            f"({seconds:.0f} s)<br>{html.escape(sentence)}<br>{first_picture(notebook)}</li>"
-        )
-        results += conclusions(notebook)
-    (SITE / "index.html").write_text(
-        '<!doctype html><html lang="en"><meta charset="utf-8"><title>Model loading workbook</title>'
-        '<body style="font-family: sans-serif; max-width: 45em; margin: 2em auto; line-height: 1.5">'
-        f"<h1>Model loading workbook</h1><ul>{''.join(rows)}</ul>"
-        f"<h2>Measured in this run</h2><pre>{html.escape(''.join(results))}</pre></body></html>\n"
-    )
-    print("\n" + "".join(results) + f"\n{(SITE / 'index.html').relative_to(ROOT)} is ready.")
+def site(stored=False):
+    """Build the site of all notebooks, run now unless their stored outputs shall do; print the results."""
+    source, html = ROOT / "build" / "source", ROOT / "build" / "html"
+    gather(source)
+    if not stored:
+        for path in NOTEBOOKS:
+            nbformat.write(execute(path)[0], source / path.name)
+    build(source, html)
+    lines = [f"{name[:2]}  {line}" for name, line in measured(source)]
+    print("\n".join(["", *lines, "", f"{html.relative_to(ROOT)}/index.html is ready."]))
 
 
 def in_place():
@@ -122,4 +114,12 @@ def in_place():
 
 
 if __name__ == "__main__":
-    {"site": site, "execute": in_place}[sys.argv[1]]()
+    match sys.argv[1:]:
+        case ["execute"]:
+            in_place()
+        case ["site"]:
+            site()
+        case ["site", "--stored"]:
+            site(stored=True)
+        case _:
+            sys.exit(__doc__)

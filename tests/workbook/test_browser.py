@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import secrets
 import shutil
 import subprocess
@@ -13,11 +14,12 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from browser import CHROMIUM, FLAGS
+from PIL import Image
 
 from workbook.samples.servers import free_ports
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (apt-get install chromium)"),
@@ -27,7 +29,6 @@ SETTINGS = {
     # all cells are in the page, and no question which kernel to start
     "notebook-extension/tracker": {"windowingMode": "none", "autoStartDefaultKernel": True},
 }
-FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,7 @@ def lab(tmp_path_factory):
     try:
         wait_until(lambda: answers(port, token), 60)
         with sync_api.sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
+            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
             yield lambda name: open_notebook(browser, port, token, folder / "notebooks", name)
             browser.close()
     finally:
@@ -116,6 +117,16 @@ def kept_if_it_fails(page, name):
         page.close()
 
 
+def keep_picture(element, name):
+    """Store how an element looks, where the variable WORKBOOK_PICTURES names a folder: notebooks/pictures."""
+    if folder := os.environ.get("WORKBOOK_PICTURES"):
+        path = Path(folder) / f"{name}.png"
+        element.screenshot(path=path)
+        with Image.open(path) as picture:
+            small = picture.convert("RGB").quantize(128)
+        small.save(path, optimize=True)
+
+
 def check_outputs(notebook):
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     errors = [output for cell in cells for output in cell.outputs if output.output_type == "error"]
@@ -147,6 +158,7 @@ def test_panel_and_calculator_answer_mouse_and_keyboard(lab):
         assert rows.count() == 2
         assert "panel" in rows.nth(1).inner_text()
         assert page.get_by_text("Download as CSV").get_attribute("href").startswith("data:text/csv")
+        keep_picture(page.locator(".jp-OutputArea-output:has(table.runs)"), "panel")
 
         # by keyboard alone, and wrong
         model.fill("../data/models/gone")
@@ -168,3 +180,35 @@ def test_panel_and_calculator_answer_mouse_and_keyboard(lab):
             "e => e.innerText.startsWith('A cold start') && e.innerText != before)",
             arg=before,
         )
+        keep_picture(page.locator(".jp-OutputArea-output:has(.widget-slider)"), "calculator")
+
+
+def test_make_lab_opens_the_first_notebook_and_no_news(tmp_path):
+    recipe = subprocess.run(
+        ["make", "--dry-run", "lab"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    command = recipe.stdout.splitlines()[-1].split()
+    assert command[0].endswith("bin/jupyter")
+    (port,) = free_ports(1)
+    own = ["--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}", "--IdentityProvider.token=t"]
+    fresh = {f"JUPYTERLAB_{name}_DIR": str(tmp_path / name) for name in ("SETTINGS", "WORKSPACES")}
+    with open(tmp_path / "log", "w") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "jupyter", *command[1:], *own],
+            cwd=ROOT, env=os.environ | fresh, stdout=log, stderr=log,
+        )  # fmt: skip
+    try:
+        wait_until(lambda: answers(port, "t"), 60)
+        (address,) = set(re.findall(r"http://127\.0\.0\.1\S*/lab\S*", (tmp_path / "log").read_text()))
+        with sync_api.sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+            page = browser.new_page()
+            page.goto(address.split("?")[0] + "?token=t")
+            page.wait_for_selector(".jp-Notebook h1:visible >> text=/./", timeout=60_000)
+            assert "00_start_here" in page.locator(".jp-mod-current").first.inner_text()
+            page.wait_for_timeout(5000)  # the question about news comes some seconds after the page
+            assert page.get_by_text("notified about official Jupyter news").count() == 0
+            browser.close()
+    finally:
+        server.terminate()
+        server.wait(30)

@@ -1,0 +1,64 @@
+"""Sphinx's settings for the site, and what is done to a notebook as it is read.
+
+The stored notebooks know nothing of the site: their titles get their numbers, their solutions are folded and
+their pictures get a text alternative here. `tools/workbook.py` has executed them, and calls Sphinx.
+"""
+
+import re
+
+import nbformat
+
+project = html_title = "The model-loading workbook"
+language = "en"
+extensions = ["myst_nb"]
+nb_execution_mode = "off"
+nb_merge_streams = True
+myst_heading_anchors = 3  # the glossary's words are linked to
+
+html_theme = "sphinx_book_theme"
+html_theme_options = {
+    "use_download_button": True,
+    "use_fullscreen_button": False,
+    "footer_content_items": [],
+    "navbar_persistent": [],  # a second search field, above the sidebar's
+}
+html_context = {"default_mode": "auto"}  # light or dark, as the reader's system is
+html_static_path = ["static"]
+html_css_files = ["site.css"]
+html_sourcelink_suffix = ""  # a downloaded notebook is called .ipynb, not .ipynb.txt
+html_show_search_summary = False  # summaries are fetched, which browsers refuse to pages from the disk
+
+SOLUTION = {"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
+def prepare(app, docname, content):
+    """Change a notebook's text for the site, before it is parsed."""
+    if not str(app.env.doc2path(docname)).endswith(".ipynb"):
+        return
+    notebook = nbformat.reads(content[0], as_version=4)
+    first = notebook.cells[0]
+    first.source = first.source.replace("# ", f"# {docname[:2]} ", 1)
+    for cell, following in zip(notebook.cells, [*notebook.cells[1:], None], strict=True):
+        if cell.cell_type == "code":
+            options = {"image": {"alt": text_alternative(following)}}
+            if "solution" in cell.metadata.get("tags", []):
+                cell.metadata.tags.append("hide-cell")
+                options |= SOLUTION
+            cell.metadata["mystnb"] = options
+            # a widget needs a kernel; the notebook shows a picture of it instead
+            cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
+    content[0] = nbformat.writes(notebook)
+
+
+def text_alternative(following):
+    """What a picture shows, in words: the first sentence of the prose that follows it."""
+    if following is None or following.cell_type != "markdown":
+        return "A chart; the text around it says what it shows."
+    plain = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", following.source)
+    plain = re.sub(r"[*`#_]", "", plain.strip().splitlines()[0])
+    return re.match(r".*?[.?:](?=\s|$)|.*", plain)[0]
+
+
+def setup(app):
+    app.connect("source-read", prepare)
