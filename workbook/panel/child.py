@@ -1,14 +1,18 @@
 """The process behind one press of a button: load or serialise, and say each step as it begins."""
 
 import contextlib
+import importlib
 import json
 import os
+import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
-from helpers.timeline import Timeline, phase
-from workbook.panel.runs import SAMPLE, Request
+from helpers.timeline import Phase, Timeline, phase
+from workbook import paths
+from workbook.panel.runs import SAMPLE, Request, is_saved
 
 
 def say(**message):
@@ -32,15 +36,12 @@ def end_with_parent():
     threading.Thread(target=watch, daemon=True).start()
 
 
-def main(request):
-    """Do what is asked and print one line of JSON with the times."""
+def main(request, spawned):
+    """Do what is asked and print one line of JSON with the times, which begin when the process was made."""
+    interpreter = time.perf_counter() - spawned
     say(step="start")
-    source = request.source
-    if source == SAMPLE:
-        from workbook.samples import smollm2
-
-        source = str(smollm2())
-    saved = "://" in source or (Path(source) / "model.json").exists()
+    source = sample() if request.source == SAMPLE else request.source
+    saved = is_saved(source)
     note = make_cold(Path(source)) if request.cold else ""
     timeline = Timeline()
     with timeline:
@@ -58,8 +59,11 @@ def main(request):
     from workbook.machine import private_bytes
 
     say(
-        seconds=timeline.seconds,
-        phases=[phase for phase in timeline.phases if phase.name in _SHOWN],
+        seconds=interpreter + timeline.seconds,
+        phases=[
+            Phase("interpreter", 0.0, interpreter),
+            *(p._replace(start=interpreter + p.start) for p in timeline.phases if p.name in _SHOWN),
+        ],
         bytes=size,
         private=private_bytes(),
         note=note,
@@ -69,6 +73,15 @@ def main(request):
 _SHOWN = ("prefetch call", "imports", "load", "first token", "serialise")
 
 
+def sample():
+    """The directory of the sample model, made by another process: to make it imports what is timed here."""
+    folder = paths.CACHE / "smollm2-135m-instruct"
+    if not (folder / "config.json").is_file():
+        make = [sys.executable, "-c", "from workbook import samples; samples.smollm2()"]
+        subprocess.run(make, check=True, stdout=subprocess.DEVNULL)
+    return str(folder)
+
+
 def weights_in(folder):
     """Bytes of the files of weights in a directory; 0 for an address."""
     found = [path for path in folder.rglob("*") if path.suffix in (".tensors", ".safetensors", ".bin")]
@@ -76,7 +89,10 @@ def weights_in(folder):
 
 
 def make_cold(folder):
-    """Take the files of weights out of the page cache; a note if they would not go."""
+    """Take a model's files out of the page cache, then wait five seconds; a note if they would not go.
+
+    Memory that was freed just now is at hand at once, which it is not at a real start.
+    """
     from workbook.bench import pagecache
 
     if not folder.is_dir():
@@ -84,6 +100,8 @@ def make_cold(folder):
     files = [path for path in folder.rglob("*") if path.is_file() and path.stat().st_size]
     for path in files:
         pagecache.evict(path)
+    say(step="five seconds after the page cache was emptied")
+    time.sleep(5)
     stayed = max((pagecache.resident(path) for path in files), default=0)
     return f"not cold: {stayed:.0%} of a file stayed in memory" if stayed > 0.02 else ""
 
@@ -98,10 +116,9 @@ def load_saved(source, request):
     with step("imports"):
         from helpers import deserialise, inspect
 
-        if inspect(source).class_name.startswith("transformers."):
-            import transformers
-
-            getattr(transformers, inspect(source).class_name.partition(".")[2], None)
+        library, _, name = inspect(source).class_name.partition(".")
+        if library in ("transformers", "diffusers"):  # their classes are imported when they are asked for
+            getattr(importlib.import_module(library), name, None)
     with step("load"):
         return deserialise(
             source,
@@ -127,8 +144,21 @@ def load_foreign(source, request):
             cls = class_of(Path(source))
     with step("load"):
         diffusers = config.exists() and "_class_name" in json.loads(config.read_text())
-        kind = {"torch_dtype": _dtype(request)} if diffusers else {"dtype": _dtype(request) or "auto"}
+        if diffusers:  # it knows no "auto" and would make the weights float32
+            kind = {"torch_dtype": _dtype(request) or stored_dtype(Path(source))}
+        else:
+            kind = {"dtype": _dtype(request) or "auto"}
         return cls.from_pretrained(source, **kind).to(request.device)
+
+
+def stored_dtype(folder):
+    """The type of the first tensor in a directory of safetensors files."""
+    from safetensors import safe_open
+
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, "pt") as weights:
+            return weights.get_tensor(next(iter(weights.keys()))).dtype
+    return None
 
 
 def save(model, source, request):
@@ -168,6 +198,6 @@ if __name__ == "__main__":
     end_with_parent()
     asked = Request(**json.loads(sys.argv[1]))
     try:
-        main(asked)
+        main(asked, float(sys.argv[2]))
     except Exception as error:  # shown in the panel, whatever it is
         say(error=in_words(error, asked.source.partition("?")[0]))

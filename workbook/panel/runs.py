@@ -9,6 +9,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -92,6 +93,11 @@ def destination(source, folder):
     return str(place.with_name(f"{name}-saved") if place == Path(source) else place)
 
 
+def is_saved(source):
+    """Whether a source is a model in this workbook's form; an address has to be one."""
+    return "://" in source or (Path(source) / "model.json").exists()
+
+
 def problem_with(request):
     """Why a request cannot be started, in words; "" if it can.
 
@@ -102,10 +108,8 @@ def problem_with(request):
     """
     if not request.source.strip():
         return "Choose a model first."
-    if request.action == "serialise" and "://" not in request.source:
-        path = Path(request.source)
-        if (path / "model.json").exists():
-            return f"{path} is saved already: press Load."
+    if request.action == "serialise" and "://" not in request.source and is_saved(request.source):
+        return f"{Path(request.source)} is saved already: press Load."
     if request.prefetch and not Path(request.source).exists():
         return "Prefetch reads local files: choose a saved model on this disk."
     return ""
@@ -127,8 +131,9 @@ class Job:
         self.request, self.result = request, None
         self._on_step, self._on_end = on_step, on_end
         self._cancelled = False
+        command = [sys.executable, "-m", "workbook.panel.child"]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "workbook.panel.child", json.dumps(request._asdict())],
+            [*command, json.dumps(request._asdict()), str(time.perf_counter())],
             stdin=subprocess.PIPE,  # closed with this kernel, however it ends: then the child ends too
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -207,15 +212,17 @@ COLUMNS = (
 def row(result):
     """A result as a row of the table, by `COLUMNS`."""
     request = result.request
+    ours = is_saved(request.source)  # the others' loaders know neither
     state = "cold" if request.cold else "as it was"
     load = sum(phase.seconds for phase in result.phases if phase.name == "load")
+    name = request.source.partition("?")[0].rstrip("/").rpartition("/")[2]
     return (
-        request.source if request.source == SAMPLE else request.source.partition("?")[0].rpartition("/")[2],
+        request.source if request.source == SAMPLE else name,
         request.action,
         request.device,
         request.dtype,
-        request.mapped,
-        "yes" if request.verify else "no",
+        request.mapped if ours else "n/a",
+        ("yes" if request.verify else "no") if ours else "n/a",
         state,
         "yes" if request.prefetch else "no",
         f"{result.seconds:.2f}" if not result.error else "-",

@@ -4,6 +4,7 @@ import base64
 import html
 import io
 import threading
+from math import isclose, log10
 
 import ipywidgets as widgets
 
@@ -99,7 +100,7 @@ class Panel:
             if problem := runs.problem_with(request):
                 self.say(problem)
                 return
-            self.bar.value, self.bar.max = 0, len(runs.STEPS[action])
+            self.bar.value, self.bar.max = 0, len(runs.STEPS[action]) + request.cold
             self._running(True)
             self.say("Starting.")
             self.job = runs.Job(request, self._step, self._end)
@@ -170,21 +171,21 @@ def _table(results):
 
 
 def calculator(figures):
-    """Sliders for size, storage, starts and price; what a faster start is worth, as they move.
+    """Fields and sliders for size, storage, starts and price; what a faster start is worth, as they move.
 
     Parameters
     ----------
     figures : workbook.panel.costs.Figures
-        Measured on this machine; the storage's slider begins there.
+        Measured on this machine; the storage begins there.
 
     Returns
     -------
     ipywidgets.VBox
     """
-    size = _slider("Model, GB", 0.1, 1000, 14.0)
-    storage = _slider("Storage, GB/s", 0.01, 100, figures.bandwidth / 1e9)
-    starts = _slider("Starts a day", 1, 100_000, 50)
-    price = _slider("Price of an hour", 0.01, 100, 2.5)
+    size, sized = _figure("Model, GB", 0.1, 1000, 14.0)
+    storage, stored = _figure("Storage, GB/s", 0.01, 100, figures.bandwidth / 1e9)
+    starts, started = _figure("Starts a day", 1, 100_000, 50)
+    price, priced = _figure("Price of an hour", 0.01, 100, 2.5)
     answer = widgets.HTML()
 
     def update(_=None):
@@ -192,20 +193,30 @@ def calculator(figures):
         found = costs.costs(size.value * 1e9, starts.value, price.value, with_storage)
         answer.value = html.escape(costs.in_words(found))
 
-    for slider in (size, storage, starts, price):
-        slider.observe(update, "value")
+    for number in (size, storage, starts, price):
+        number.observe(update, "value")
     update()
-    return widgets.VBox([size, storage, starts, price, answer])
+    return widgets.VBox([sized, stored, started, priced, answer])
 
 
-def _slider(label, low, high, value):
-    from math import log10
-
-    return widgets.FloatLogSlider(
+def _figure(label, low, high, value):
+    """A field for a number, and the row that shows it beside a slider: each follows the other."""
+    number = widgets.BoundedFloatText(
         description=label,
-        min=log10(low),
-        max=log10(high),
+        min=low,
+        max=high,
         value=min(max(value, low), high),
-        readout_format=".3g",
-        **_LABELLED,
+        style={"description_width": "9em"},
+        layout=widgets.Layout(width="16em"),
     )
+    slider = widgets.FloatLogSlider(
+        min=log10(low), max=log10(high), step=0.02, value=number.value, readout=False
+    )
+
+    def slid(change):
+        if not isclose(number.value, change.new, rel_tol=0.01):  # else the slider followed what was typed
+            number.value = float(f"{change.new:.3g}")
+
+    slider.observe(slid, "value")
+    number.observe(lambda change: setattr(slider, "value", change.new), "value")
+    return number, widgets.HBox([number, slider])
