@@ -7,7 +7,6 @@ at its time limit, or at Ctrl-C, it ends the part that runs and keeps what there
 """
 
 import argparse
-import datetime
 import json
 import os
 import shutil
@@ -15,107 +14,20 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import xml.etree.ElementTree
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from gpu_session import ROOT, Session
+
 WHEELS = ROOT / "build" / "gpu-wheels"
 OUT = Path(os.environ.get("OUT") or ROOT / "build" / "gpu")
 NEEDED = ("torch", "tensorizer", "transformers", "diffusers", "safetensors", "psutil", "tqdm", "pytest")
 LIMIT = 540  # seconds: nine minutes
 TESTS = 150  # of them at most for the tests
-GRACE = 20  # seconds for a part to end by itself once it is asked to
-LARGE = "7b"  # the model of which two formats have to do: five would take 70 GB of disk
-OF_TWO_FORMATS = (
-    "from_pretrained,from_pretrained device_map,safetensors load_file device,helpers read,helpers ring,"
-    "helpers mapped,helpers mapped ring,helpers registered,helpers registered copy,fastsafetensors,"
-    "InstantTensor,Run:ai streamer,safetensors load_file,safetensors pinned"
-)
-
-
-class Session:
-    """One run: where it writes, when it ends, what it has found so far."""
-
-    def __init__(self, given):
-        self.given, self.end = given, time.monotonic() + given.limit
-        OUT.mkdir(parents=True, exist_ok=True)
-        self.log = open(OUT / "gpu.log", "w", buffering=1)  # noqa: SIM115 - open until the end
-        self.result = {
-            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "device": given.device,
-            "limit": given.limit,
-            "python": sys.version,
-            "skipped": {},
-            "failed": {},
-            "cut": [],
-        }
-
-    def say(self, line):
-        print(line, flush=True)
-        self.log.write(f"{line}\n")
-
-    def left(self):
-        """Seconds until the limit, without those in which the last part may end."""
-        return self.end - time.monotonic() - GRACE
-
-    def keep(self):
-        """Write what there is, in one step."""
-        partial = OUT / "gpu.json.partial"
-        partial.write_text(json.dumps(self.result, indent=1) + "\n")
-        partial.replace(OUT / "gpu.json")
-
-    def run(self, part, command, seconds, quiet=False):
-        """Run a Python command as a part and return its output; at its time limit it is asked to end, then ended."""
-        process = subprocess.Popen(
-            [sys.executable, *command],
-            cwd=ROOT,
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            start_new_session=True,  # so that all it has started can be ended with it
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-        )
-        said = []
-
-        def listen():
-            for line in process.stdout:
-                said.append(line)
-                self.log.write(line) if quiet else self.say(line.rstrip())
-
-        listener = threading.Thread(target=listen)
-        listener.start()
-        try:
-            process.wait(timeout=max(1, seconds))
-        except subprocess.TimeoutExpired:
-            self.say(f"{part}: time is up, after {seconds:.0f} s")
-            self.result["cut"].append(part)
-        finally:  # at Ctrl-C too
-            _end(process)
-            listener.join(timeout=5)
-        if process.returncode and part not in self.result["cut"]:
-            self.result["failed"][part] = said[-1].strip() if said else f"exit status {process.returncode}"
-        return "".join(said)
-
-
-def _end(process):
-    """End a part and whatever it has started: first as Ctrl-C does, then for good."""
-    for sign, patience in ((signal.SIGINT, GRACE - 5), (signal.SIGKILL, 5)):
-        if process.poll() is None:
-            os.killpg(process.pid, sign)
-            try:
-                process.wait(timeout=patience)
-            except subprocess.TimeoutExpired:
-                continue
-    try:
-        os.killpg(process.pid, signal.SIGKILL)  # what is left of its group
-    except ProcessLookupError:
-        pass
+LARGE = "7b"  # of it two formats have to do: four would take 54 GB of disk
 
 
 def install(session, site):
@@ -175,7 +87,7 @@ def check(session):
         "print(json.dumps({'machine': facts(), 'versions': {d.name: d.version for d in m.distributions()}, "
         f"'missing': [n for n in {NEEDED} if u.find_spec(n) is None]}}))"
     )
-    said = session.run("check", ["-c", code], 120, quiet=True)
+    said = session.run("check", ["-c", code], session.left(), quiet=True)
     try:
         found = json.loads(said.strip().splitlines()[-1])
     except (ValueError, IndexError):
@@ -225,14 +137,31 @@ def bus(session):
 def bench(session, model, seconds):
     """The benchmark with one model, its JSON as it is."""
     given = session.given
-    routes = given.routes or (OF_TWO_FORMATS if model == LARGE else "")
+    routes = given.routes or (_of_two_formats() if model == LARGE else "")
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "bench.json"
-        command = ["-m", "workbook.bench", "--model", model, "--device", given.device, "--rounds", "3"]
+        command = [
+            "-m",
+            "workbook.bench",
+            "--model",
+            model,
+            "--device",
+            given.device,
+            "--rounds",
+            str(given.rounds),
+        ]
         command += ["--states", given.states, "--json", str(file), "--png", str(Path(folder) / "bench.png")]
         session.run(model, command + (["--routes", routes] if routes else []), seconds)
         if file.exists():
             session.result.setdefault("bench", {})[model] = json.loads(file.read_text())
+
+
+def _of_two_formats():
+    """The routes that read the checkpoint or what `serialise` saves."""
+    sys.path.insert(0, str(ROOT))
+    from workbook.bench.routes import ALL, ON_CUDA
+
+    return ",".join(name for name in ON_CUDA if ALL[name].form in ("hf", "helpers"))
 
 
 def run_all(session):
@@ -281,12 +210,13 @@ def main():
     parser.add_argument("--parts", default="tests,bus,1.7b,7b", help="tests, bus, models of the benchmark")
     parser.add_argument("--limit", type=float, default=LIMIT, help="seconds for all of it")
     parser.add_argument("--routes", help="of the benchmark; by default those that tell most on a GPU")
+    parser.add_argument("--rounds", type=int, default=3, help="of the benchmark, as far as the time goes")
     parser.add_argument("--states", default="warm,weights cold", help="of the benchmark")
     given = parser.parse_args()
     if find_spec("torch") is None:
         sys.exit(f"{sys.executable} has no torch: name a Python that has (make gpu PYTHON=…)")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
-    session = Session(given)
+    session = Session(given, OUT)
     with tempfile.TemporaryDirectory(prefix="gpu-site-") as site:
         try:
             install(session, Path(site))

@@ -9,7 +9,7 @@ from pathlib import Path
 from helpers.errors import ModelError
 from workbook import paths
 from workbook.bench import models, pictures, report, run, streaming
-from workbook.bench.routes import ALL, ON_CUDA
+from workbook.bench.routes import ALL, ON_CPU, ON_CUDA
 from workbook.bench.states import STATES
 
 
@@ -20,9 +20,7 @@ def arguments():
     )
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument(
-        "--routes", help="names separated by commas; by default all, on CUDA those that tell most"
-    )
+    parser.add_argument("--routes", help="names separated by commas; the default depends on the device")
     parser.add_argument("--states", default=",".join(STATES), help="names separated by commas")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every measurement there")
     parser.add_argument(
@@ -33,11 +31,9 @@ def arguments():
 
 def main():
     given = arguments()
-    usual = ALL if given.device == "cpu" else ON_CUDA
-    routes, states = (
-        _known("route", given.routes or ",".join(usual), ALL),
-        _known("state", given.states, STATES),
-    )
+    usual = ON_CPU if given.device == "cpu" else ON_CUDA
+    routes = _known("route", given.routes or ",".join(usual), ALL)
+    states = _known("state", given.states, STATES)
     if given.rounds < 1:
         sys.exit("--rounds must be at least 1")
     if given.device == "cuda" and run.machine()["GPU"] == "none":
