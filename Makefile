@@ -4,14 +4,18 @@
 # make quick    set up, check the code and run the tests that start no server and no browser (two minutes)
 # make test     set up, check the code, run every test and every notebook
 # make bench    set up, time every loader on a 3.4 GB model (an hour or more, 20 GB of disk)
+# make gpu      on a machine with a GPU, with a Python that has torch: its tests and the benchmark (nine minutes)
+# make gpu-wheels   fetch what such a Python may lack, for a machine without a network
 # make execute  run the notebooks in place, so that their stored outputs are real
 # make house    draw which part of the package imports which
 
 PYTHON ?= python3
+PYTHON_VERSION ?= 3.12
+MACHINE ?= x86_64
 BIN = .venv/bin
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: run site lab quick test bench execute house check setup
+.PHONY: run site lab quick test bench gpu gpu-wheels execute house check setup
 
 run: setup
 	$(BIN)/python tools/workbook.py site
@@ -37,6 +41,13 @@ check: setup
 
 bench: setup
 	$(BIN)/python -m workbook.bench --model 1.7b --rounds 5 --json build/bench.json
+
+# no set-up: the Python that is named is the one that is tested
+gpu:
+	$(PYTHON) tools/gpu.py $(if $(PARTS),--parts $(PARTS))
+
+gpu-wheels: setup
+	$(BIN)/python tools/gpu_wheels.py $(PYTHON_VERSION) $(MACHINE)
 
 execute: setup
 	$(BIN)/python tools/workbook.py execute
