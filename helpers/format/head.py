@@ -7,6 +7,7 @@ from helpers.format import layout
 from helpers.format.manifest import Manifest
 
 AGAIN = "Copy the whole model again, or save it again."
+NEWER = "Update the helpers package; if it is up to date, copy the whole model again."
 
 
 def check_head(label: str, raw: bytes | mmap.mmap, length: int, record: Manifest) -> None:
@@ -25,10 +26,13 @@ def check_head(label: str, raw: bytes | mmap.mmap, length: int, record: Manifest
     Raises
     ------
     CorruptFile
-        Another length, another fingerprint or another index; or no .tensors file at all.
+        Another length, another fingerprint or another index; a version from the future; or no .tensors
+        file at all.
     """
     if raw[: len(layout.MAGIC)] != layout.MAGIC:
         raise CorruptFile(label, "is not a .tensors file", AGAIN)
+    if version := layout.future_version(raw):
+        raise CorruptFile(label, f"states data version {version}, which this package does not know", NEWER)
     if length != record.length:
         state = "truncated" if length < record.length else "extended"
         raise CorruptFile(label, f"is {state}: {length:,} bytes instead of {record.length:,}", AGAIN)

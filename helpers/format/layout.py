@@ -25,6 +25,7 @@ MAGIC = b"|TZR|"
 END = bytes(8)
 _FIXED = struct.Struct("<I32sQ8sQ")  # version, flags, bytes of data, unused (ours: fingerprint), tensors
 MARK_AT = len(MAGIC) + 44  # where the fingerprint stands in a file
+_NEWEST = 5  # data version, of tensorizer 2.12.1
 _START = struct.Struct("<QHBH")  # header length, module number, kind, name length
 _SHA256 = b"\x23\x00\x01\x01\x20"  # hash section of 35 bytes: one hash, type 1 (SHA-256), 32 bytes
 _LOCATION = struct.Struct("<QQQ")  # header offset, data offset, data length
@@ -154,6 +155,27 @@ def header(entry: Entry, start: int) -> tuple[bytearray, int]:
     return raw, len(fields)
 
 
+def future_version(raw: Any) -> int | None:
+    """The data version that a .tensors file states, if it is newer than every version known here.
+
+    Parameters
+    ----------
+    raw : buffer
+        The file, or its beginning.
+
+    Returns
+    -------
+    int or None
+
+    Examples
+    --------
+    >>> future_version(MAGIC + (99).to_bytes(4, "little")), future_version(MAGIC + (1).to_bytes(4, "little"))
+    (99, None)
+    """
+    version = int.from_bytes(raw[len(MAGIC) : len(MAGIC) + 4], "little")
+    return version if version > _NEWEST else None
+
+
 def fingerprint(digests: Iterable[bytes]) -> bytes:
     """Eight bytes that stand for the contents: the start of the SHA-256 over all tensor hashes.
 
@@ -223,6 +245,8 @@ def _read_index(raw):
     at = len(MAGIC)
     version, flags, _, _, count = _FIXED.unpack_from(raw, at)
     at += _FIXED.size
+    if future_version(raw):
+        raise ValueError(f"states data version {version}, which this package does not know")
     if version not in (1, 2) or any(flags):
         raise ValueError(f"uses data version {version} (encrypted, meta or very long tensors)")
     (length,) = struct.unpack_from("<Q", raw, at)

@@ -141,7 +141,27 @@ def test_a_flipped_bit_in_the_index_is_found_without_verify(saved):
         damaged = bytearray(whole)
         damaged[at] ^= 16
         path.write_bytes(damaged)
-        fails(CorruptFile, saved, "does not belong to the manifest")
+        said = "states data version" if 5 <= at < 9 else "does not belong to the manifest"
+        fails(CorruptFile, saved, said)
+
+
+@pytest.mark.parametrize("version", [6, 99, 2**32 - 1])
+def test_weights_of_a_future_version_are_said_to_be_that(saved, version):
+    path = saved / "model.tensors"
+    whole = bytearray(path.read_bytes())
+    whole[5:9] = version.to_bytes(4, "little")
+    path.write_bytes(whole)
+    fails(CorruptFile, saved, rf"states data version {version}, .* Update the helpers package")
+    fails(CorruptFile, path, f"states data version {version}, ")
+
+
+@pytest.mark.parametrize("version", [2, 3, 4, 5])
+def test_weights_of_another_known_version_do_not_belong_to_the_manifest(saved, version):
+    path = saved / "model.tensors"
+    whole = bytearray(path.read_bytes())
+    whole[5:9] = version.to_bytes(4, "little")
+    path.write_bytes(whole)
+    fails(CorruptFile, saved, "does not belong to the manifest")
 
 
 def test_the_weights_of_another_model_of_the_same_shape_are_noticed_without_verify(saved, tmp_path):
