@@ -135,6 +135,7 @@ def visit(site, browser):
     def visit(name, width=1280, scheme="light"):
         page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
         opened.append(page)
+        page.set_default_timeout(120_000)
         page.asked, page.complaints = [], []
         page.on("request", lambda request: page.asked.append(request.url))
         page.on("pageerror", lambda error: page.complaints.append(str(error)))
@@ -150,10 +151,9 @@ def visit(site, browser):
 
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_fits_wide_and_narrow_windows_and_asks_nothing_of_the_network(visit, name):
+    page = visit(f"{name}.html")
     for width in (1280, 400):
-        page = visit(f"{name}.html", width)
-        assert [url for url in page.asked if not url.startswith(("file:", "data:"))] == []
-        assert page.complaints == []
+        page.set_viewport_size({"width": width, "height": 900})
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         outside = page.evaluate(
             """[...document.querySelectorAll('article pre, article table, article img')].filter(e => {
@@ -162,6 +162,8 @@ def test_a_page_fits_wide_and_narrow_windows_and_asks_nothing_of_the_network(vis
             }).map(e => e.outerHTML.slice(0, 80))"""
         )
         assert outside == []
+    assert [url for url in page.asked if not url.startswith(("file:", "data:"))] == []
+    assert page.complaints == []
 
 
 def test_search_finds_pages_without_a_server(visit):
@@ -169,6 +171,15 @@ def test_search_finds_pages_without_a_server(visit):
     page.wait_for_selector("#search-results li a")
     assert page.locator("#search-results li a").count() >= 2
     assert page.complaints == []
+
+
+def test_the_dark_theme_is_chosen_by_a_button_and_stays(visit):
+    page = visit("index.html")
+    page.get_by_role("button", name="Color mode").click()
+    page.get_by_role("button", name="Dark").click()
+    page.get_by_role("link", name="Glossary").first.click()
+    page.wait_for_url("**/glossary.html")
+    assert page.evaluate("document.documentElement.dataset.theme") == "dark"
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (400, "dark")])

@@ -53,11 +53,11 @@ def prepare(app, docname, content):
 
 def text_alternative(following):
     """What a picture shows, in words: the first sentence of the prose that follows it."""
-    if following is None or following.cell_type != "markdown":
-        return "A chart; the text around it says what it shows."
-    plain = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", following.source)
-    plain = re.sub(r"[*`#_]", "", plain.strip().splitlines()[0])
-    return re.match(r".*?[.?:](?=\s|$)|.*", plain)[0]
+    prose = following.source.strip() if following and following.cell_type == "markdown" else "#"
+    if prose.startswith(("#", "|", "!")):
+        return "A chart; the text above it says what it shows."
+    plain = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", prose.splitlines()[0])
+    return re.match(r".*?[.?:](?=\s|$)|.*", re.sub(r"[*`_]", "", plain))[0]
 
 
 def setup(app):
