@@ -1,12 +1,10 @@
 """Fitted scikit-learn estimators without pickle: skops for the structure, tensors for the arrays.
 
-skops writes a zip file: ``schema.json``, which says how the object is made of types that can be
-audited, and one ``.npy`` file for each array. Here the arrays' data goes into model.tensors like
-any other model's; ``structure.zip`` keeps the rest, each array reduced to its header. Loading
-puts the data back behind the headers and lets skops rebuild the object.
+skops says in ``schema.json`` how the object is made of types that can be audited, and names an ``.npy`` file for
+each array. Here the arrays' data goes into model.tensors like any other model's; ``structure.zip`` keeps the rest,
+each array reduced to its header. Loading lays the arrays over the mapped data and lets skops rebuild the object.
 """
 
-import io
 import sys
 import warnings
 import zipfile
@@ -58,11 +56,12 @@ def save(model: Any, folder: Path, trusted: Sequence[str]) -> Parts:
     """
     name = f"{type(model).__module__}.{type(model).__qualname__}"
     with extra(name, "sklearn"):
-        import skops.io
+        from helpers.families import skops_arrays
     _check_fitted(model, name)
     try:
-        data = skops.io.dumps(model)
-        needed, strangers = _types(data, trusted)
+        described = skops_arrays.describe(model)
+        tree = skops_arrays.tree_of(described, rehearsal=True)
+        strangers = _strangers(tree, trusted)
     except Exception as error:  # skops raises many types
         raise UnsupportedModel(
             name, f"cannot be described by skops ({error})", "See skops' documentation."
@@ -75,18 +74,18 @@ def save(model: Any, folder: Path, trusted: Sequence[str]) -> Parts:
             "Replace a lambda by a function of a module; pass trusted=[...] here and when loading, if you trust these.",
         )
     try:
-        skops.io.loads(data, trusted=needed)
+        tree.construct()
     except Exception as error:
         raise UnsupportedModel(
             name, f"is described by skops but not rebuilt ({error})", "Use importable functions and types."
         ) from error
-    tensors = {}
+    files, tensors = dict(described.files), {}
+    for member, array in skops_arrays.flat(described.arrays).items():
+        files[member], tensor = skops_arrays.part(array)
+        tensors[member] = ("buffer", tensor)
     with zipfile.ZipFile(folder / _STRUCTURE, "w", zipfile.ZIP_DEFLATED) as structure:
-        for member, content in _members(data):
-            head, tensor = _part(content) if member.endswith(".npy") else (content, None)
-            structure.writestr(member, head)
-            if tensor is not None:
-                tensors[member] = ("buffer", tensor)
+        for member, content in files.items():
+            structure.writestr(member, content)
     return Parts(name, ("scikit-learn", "skops", "numpy"), tensors, blank(), {}, {})
 
 
@@ -112,7 +111,7 @@ def skeleton(opened: Opened, options: Options) -> None:
 
 
 def finish(opened: Opened, skeleton: None, weights: Any, children: dict, options: Options) -> Any:
-    """Put the arrays back behind their headers and let skops rebuild the estimator.
+    """Lay the arrays over the data and let skops rebuild the estimator.
 
     Raises
     ------
@@ -121,14 +120,14 @@ def finish(opened: Opened, skeleton: None, weights: Any, children: dict, options
     UnsupportedModel
         It holds types that are neither scikit-learn's own nor in ``trusted``.
     """
-    import skops.io
+    from helpers.families import skops_arrays
 
     tensors = {name: tensor for name, (_, tensor) in weights.tensors(torch.device("cpu")).items()}
     try:
-        data = _whole(opened.home / _STRUCTURE, tensors)
-        needed, strangers = _types(data, options.trusted)
+        tree = skops_arrays.tree_of(_described(opened.home / _STRUCTURE, tensors))
+        strangers = _strangers(tree, options.trusted)
         if not strangers:
-            return skops.io.loads(data, trusted=needed)
+            return tree.construct()
     except Exception as error:  # skops and zipfile raise many types
         raise CorruptFile(
             opened.name(_STRUCTURE), f"cannot be rebuilt ({error})", "Save the model again."
@@ -140,13 +139,11 @@ def finish(opened: Opened, skeleton: None, weights: Any, children: dict, options
     )
 
 
-def _types(data, trusted):
-    """Types that skops asks its caller to trust, and those of them that nobody here trusts."""
-    import skops.io
-
-    needed = skops.io.get_untrusted_types(data=data)
+def _strangers(tree, trusted):
+    """Types in a description that nobody trusts: not skops, not its caller, not this package."""
     known = {*trusted, *_HARMLESS}
-    return needed, [name for name in needed if not name.startswith("sklearn.") and name not in known]
+    names = sorted(tree.get_unsafe_set())
+    return [name for name in names if not name.startswith("sklearn.") and name not in known]
 
 
 def _check_fitted(model, name):
@@ -184,46 +181,13 @@ def _where(held, stranger, path="", seen=None):
     return None if path else f"({stranger})"
 
 
-def _members(data):
-    """Files of a zip, those of inner .npz files too, as name and content."""
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        for name in archive.namelist():
-            if name.endswith(".npz"):  # a sparse matrix: a zip of arrays
-                yield from ((f"{name}/{inner}", content) for inner, content in _members(archive.read(name)))
-            else:
-                yield name, archive.read(name)
+def _described(path, tensors):
+    """What skops has said, from the structure and the arrays."""
+    from helpers.families import skops_arrays
 
-
-def _part(content):
-    """An .npy file as its header and a tensor of the bytes behind it; types that torch lacks become bytes."""
-    array = np.load(io.BytesIO(content), allow_pickle=False)
-    array = array.T if np.isfortran(array) else array
-    head = content[: len(content) - array.nbytes]
-    try:
-        return head, torch.from_numpy(array)
-    except (TypeError, ValueError):  # structured, text, big-endian
-        return head, torch.from_numpy(np.frombuffer(content, np.uint8, offset=len(head)).copy())
-
-
-def _whole(path, tensors):
-    """The zip file that skops wrote, from the structure and the arrays."""
     with zipfile.ZipFile(path) as structure:
         if sum(info.file_size for info in structure.infolist()) > _LIMIT:
             raise ValueError("it unpacks to more than a structure can need")
         files = {name: structure.read(name) for name in structure.namelist()}
-    for name in files:
-        if name.endswith(".npy") and name in tensors:
-            files[name] += tensors[name].numpy().tobytes()
-    inner = {}
-    for name in [name for name in files if ".npz/" in name]:
-        outer, _, member = name.partition("/")
-        inner.setdefault(outer, {})[member] = files.pop(name)
-    return _zip(files | {name: _zip(members) for name, members in inner.items()})
-
-
-def _zip(files):
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return buffer.getvalue()
+    arrays = {name: skops_arrays.whole(files.pop(name), tensor) for name, tensor in tensors.items()}
+    return skops_arrays.Apart(files, skops_arrays.nested(arrays))

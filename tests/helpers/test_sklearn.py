@@ -1,11 +1,15 @@
 """Fitted estimators come back without pickle, and predict the same."""
 
+import io
 import json
+import subprocess
+import sys
 import warnings
 import zipfile
 
 import numpy as np
 import pytest
+import scipy.sparse
 import skops.io
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
@@ -302,3 +306,89 @@ def test_dtype_means_nothing_to_an_estimator_and_is_refused(tmp_path):
     serialise(StandardScaler().fit(X), tmp_path / "e")
     with pytest.raises(UnsupportedModel, match="Load it without dtype"):
         deserialise(tmp_path / "e", dtype=torch.float16)
+
+
+PEAK = """
+import sys
+import numpy as np
+import helpers.families.skops_arrays
+from sklearn.neighbors import NearestNeighbors
+from helpers import deserialise, serialise
+
+
+def growth(do):
+    def said(key):
+        lines = open("/proc/self/status").read().splitlines()
+        return next(int(line.split()[1]) << 10 for line in lines if line.startswith(key))
+
+    open("/proc/self/clear_refs", "w").write("5")  # the peak begins anew
+    before = said("VmRSS")
+    kept = do()
+    return kept, said("VmHWM") - before
+
+
+table = np.random.default_rng(0).random((80_000, 64))
+model = NearestNeighbors(algorithm=sys.argv[2]).fit(table)
+_, saving = growth(lambda: serialise(model, sys.argv[1], progress=False))
+loaded, loading = growth(lambda: deserialise(sys.argv[1], device="cpu", progress=False))
+assert (loaded._fit_X == table).all()
+print(saving / table.nbytes, loading / table.nbytes)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("algorithm", ["brute", "kd_tree"])
+def test_no_array_is_copied_while_saving_or_loading(tmp_path, algorithm):
+    command = [sys.executable, "-c", PEAK, str(tmp_path / "e"), algorithm]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    saving, loading = map(float, done.stdout.split())
+    assert saving < 0.5 and loading < 0.5
+
+
+@pytest.mark.parametrize("kind", ["matrix", "array"])
+@pytest.mark.parametrize("form", ["csr", "csc", "coo", "bsr", "dia"])
+def test_sparse_matrices_of_every_form_come_back(tmp_path, form, kind):
+    estimator = StandardScaler().fit(X)
+    estimator.sparse_ = getattr(scipy.sparse, f"{form}_{kind}")(X[:20] * (X[:20] > 8))
+    trusted = [f"scipy.sparse._{form}.{form}_{kind}"]
+    serialise(estimator, tmp_path / "e", trusted=trusted)
+    loaded = deserialise(tmp_path / "e", trusted=trusted).sparse_
+    assert type(loaded) is type(estimator.sparse_) and loaded.dtype == X.dtype
+    assert (loaded != estimator.sparse_).nnz == 0
+
+
+def test_an_array_that_is_there_twice_is_stored_once_and_comes_back_as_one(tmp_path):
+    estimator = StandardScaler().fit(X)
+    estimator.one_ = estimator.other_ = X
+    before = X.nbytes
+    serialise(estimator, tmp_path / "e")
+    assert (tmp_path / "e" / "model.tensors").stat().st_size < 1.5 * before
+    loaded = deserialise(tmp_path / "e")
+    assert loaded.one_ is loaded.other_
+
+
+def test_a_loaded_estimator_is_changed_without_a_change_of_its_file(tmp_path):
+    estimator = KNeighborsClassifier(algorithm="brute").fit(X, Y)
+    serialise(estimator, tmp_path / "e")
+    deserialise(tmp_path / "e")._fit_X[:] = 0
+    assert np.array_equal(deserialise(tmp_path / "e", verify=True)._fit_X, X)
+
+
+def test_arrays_that_cannot_be_written_to_or_lie_scattered_are_saved(tmp_path):
+    estimator = StandardScaler().fit(X)
+    estimator.fixed_, estimator.columns_ = X.copy(), X[:, ::3]
+    estimator.back_, estimator.scalar_ = X[::-1], np.float32(0.5)
+    estimator.fixed_.flags.writeable = False
+    serialise(estimator, tmp_path / "e")
+    loaded = deserialise(tmp_path / "e")
+    for key in ("fixed_", "columns_", "back_", "scalar_"):
+        assert np.array_equal(getattr(loaded, key), getattr(estimator, key)), key
+        assert type(getattr(loaded, key)) is type(getattr(estimator, key))
+
+
+def test_others_save_and_load_by_skops_as_before():
+    data = skops.io.dumps(StandardScaler().fit(X))
+    again = skops.io.loads(data, trusted=skops.io.get_untrusted_types(data=data))
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        assert sum(name.endswith(".npy") for name in archive.namelist()) >= 3
+    assert np.array_equal(again.mean_, X.mean(axis=0))
