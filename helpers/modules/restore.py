@@ -38,6 +38,7 @@ def restore(skeleton: nn.Module, tensors: dict, structure: dict, source: str | o
     modules = dict(skeleton.named_modules(remove_duplicate=False))
     laid = lay_out(tensors, structure)
     first = {name: name for name in laid} | structure["aliases"]  # what is tied takes its first name's tensor
+    _make_room(modules, structure["transient"], first)
     _compare(skeleton, modules, tensors, laid, structure, source)
     none, transient, other, frozen = (
         set(structure[key]) for key in ("none", "transient", "other_mode", "frozen")
@@ -53,7 +54,7 @@ def restore(skeleton: nn.Module, tensors: dict, structure: dict, source: str | o
         if source_name is None and name not in none:
             continue  # an empty slot that the saved model did not have, or a buffer left as built
         if kind == "parameter" and source_name and not isinstance(laid[source_name], nn.Parameter):
-            laid[source_name] = _parameter(laid[source_name], old, source_name not in frozen)
+            laid[source_name] = parameter_like(old, laid[source_name], source_name not in frozen)
         new = laid.get(source_name)
         if old is not None:
             replaced[id(old)] = (old, new)
@@ -78,15 +79,23 @@ def restore(skeleton: nn.Module, tensors: dict, structure: dict, source: str | o
         module.__dict__.update(_swapped(held, f"{name}." if name else "", fresh, replaced, seen))
 
 
+def _make_room(modules, transient, first):
+    """Slots for buffers that a module makes at its first use and does not store, as a cache of constants."""
+    for name in transient:
+        prefix, _, key = name.rpartition(".")
+        if name in first and prefix in modules and key and not hasattr(modules[prefix], key):
+            modules[prefix].register_buffer(key, None, persistent=False)
+
+
 def _empty(owner, key, kind):
     old = value(owner, key, kind)
     if old is not None and not old.is_meta:
         new = old.detach().to("meta")
         place = owner._parameters if kind == "parameter" else owner._buffers
-        place[key] = _parameter(new, old, old.requires_grad) if kind == "parameter" else new
+        place[key] = parameter_like(old, new, old.requires_grad) if kind == "parameter" else new
 
 
-def _parameter(tensor, old, requires_grad):
+def parameter_like(old, tensor, requires_grad):
     if old is None or type(old) is nn.Parameter:
         parameter = nn.Parameter(tensor, requires_grad=requires_grad)
     else:  # a subclass, as some libraries have

@@ -1,13 +1,15 @@
 """The empty model of an architecture: built, filled with loaded tensors, rehearsed before a save."""
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
 
 from helpers.errors import SkeletonMismatch, UnsupportedModel
-from helpers.modules.restore import restore, structure_of, without_data
+from helpers.modules.restore import parameter_like, restore, structure_of, without_data
 from helpers.modules.structure import capture
 from helpers.options import Options
 from helpers.timeline import phase
@@ -16,15 +18,14 @@ from helpers.timeline import phase
 class Skeleton:
     """An empty model, built on the meta device, where nothing is allocated or initialised.
 
-    Some constructors cannot run there (they read a value), and some keep tensors that are neither
-    stored nor registered; these are built for real, which costs their initialisation.
+    Some constructors cannot run there (they read the value of a tensor), and some keep tensors that are neither
+    stored nor registered. For these all but the parameters is built for real, which is still quick; and at last,
+    if the constructor reads parameters too, everything, which costs the initialisation.
 
     Attributes
     ----------
     model : torch.nn.Module
         The empty model.
-    is_real : bool
-        It could not be built on the meta device.
 
     Raises
     ------
@@ -34,22 +35,28 @@ class Skeleton:
 
     def __init__(self, build: Callable[[], torch.nn.Module], label: str):
         self.build, self.label = build, label
-        with phase("build the empty model"):
-            model = _built_on_meta(build)
-        self.is_real = model is None
-        self.model = self.for_real() if model is None else self._checked(model)
+        self._ways = iter((_on_meta, _parameters_on_meta, _for_real))
+        self.model: torch.nn.Module
+        self.rebuild()
 
-    def for_real(self) -> torch.nn.Module:
-        """Build the model with memory and initialisation; the random state is left alone."""
-        with phase("build the model for real"), torch.random.fork_rng(devices=[]):
-            return self._checked(self.build())
-
-    def _checked(self, model: Any) -> torch.nn.Module:
-        if isinstance(model, torch.nn.Module):
-            return model
-        raise SkeletonMismatch(
-            self.label, f"skeleton() gave a {type(model).__name__}", "Let it return a torch.nn.Module."
-        )
+    def rebuild(self) -> bool:
+        """Build the model in the next way that works; False, and nothing done, after the last."""
+        for way in self._ways:
+            try:
+                model = way(self.build)
+            except Exception:  # whatever it is, the build for real repeats it if it was not meta's doing
+                if way is _for_real:
+                    raise
+                continue
+            if not isinstance(model, torch.nn.Module):
+                raise SkeletonMismatch(
+                    self.label,
+                    f"skeleton() gave a {type(model).__name__}",
+                    "Let it return a torch.nn.Module.",
+                )
+            self.model = model
+            return True
+        return False
 
 
 def fill(skeleton: Skeleton, weights: Any, options: Options) -> torch.nn.Module:
@@ -72,17 +79,16 @@ def fill(skeleton: Skeleton, weights: Any, options: Options) -> torch.nn.Module:
         The empty model does not fit, or a part of it stays without data.
     """
     tensors = weights.tensors(options.device)
-    structure, model = weights.part.structure, skeleton.model
-    empty = _put_in(model, tensors, structure, skeleton.label, options)
-    if empty and not skeleton.is_real:
-        model = skeleton.for_real()
-        empty = _put_in(model, tensors, structure, skeleton.label, options)
-    if empty:
+    structure = weights.part.structure
+    while empty := _put_in(skeleton.model, tensors, structure, skeleton.label, options):
+        if skeleton.rebuild():
+            continue
         raise SkeletonMismatch(
             skeleton.label,
             f"these have no data after loading: {', '.join(sorted(empty))}",
             "Build the skeleton without torch.device('meta') of its own.",
         )
+    model = skeleton.model
     here = (options.device, torch.device("meta"))
     if options.device.type != "cpu" or not all(buffer.device in here for buffer in model.buffers()):
         # what was built, not loaded (constants), follows to where the weights are
@@ -135,23 +141,46 @@ def capture_rehearsed(model: torch.nn.Module, name: str, build: Callable[[], Any
         raise UnsupportedModel(
             name,
             f"is not what its configuration builds ({error.problem})",
-            "Merge adapters, or make it a part of a torch.nn.Module of your own and load with skeleton=.",
+            "Undo what was added to it or changed in it (adapters, layers), or make it a part of a torch.nn.Module of "
+            "your own and load with skeleton=.",
         ) from error
     return tensors, structure
 
 
 class _NoInitialisation(TorchFunctionMode):
-    """Skips ``torch.nn.init``: on the meta device there is nothing to fill, and asking costs half the build."""
+    """Skips ``torch.nn.init`` on the meta device: there is nothing to fill, and asking costs half the build."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         if getattr(function, "__module__", None) == "torch.nn.init":
-            return kwargs["tensor"] if kwargs and "tensor" in kwargs else args[0]
+            tensor = kwargs["tensor"] if kwargs and "tensor" in kwargs else args[0]
+            if tensor.is_meta:
+                return tensor
         return function(*args, **(kwargs or {}))
 
 
-def _built_on_meta(build):
+def _on_meta(build):
+    with phase("build the empty model"), torch.device("meta"), _NoInitialisation():
+        return build()
+
+
+def _parameters_on_meta(build):
+    """All else for real: what a constructor computes besides. The random state is left alone."""
+    thread = threading.get_ident()
+
+    def to_meta(module, name, parameter):
+        if parameter is None or parameter.is_meta or threading.get_ident() != thread:
+            return None  # as it is; the hook is called for modules of other threads too
+        return parameter_like(parameter, parameter.detach().to("meta"), parameter.requires_grad)
+
+    hook = register_module_parameter_registration_hook(to_meta)
     try:
-        with torch.device("meta"), _NoInitialisation():
+        with phase("build the empty model"), torch.random.fork_rng(devices=[]), _NoInitialisation():
             return build()
-    except Exception:  # whatever it is, the build for real repeats it if it was not meta's doing
-        return None
+    finally:
+        hook.remove()
+
+
+def _for_real(build):
+    """With memory and initialisation; the random state is left alone."""
+    with phase("build the model for real"), torch.random.fork_rng(devices=[]):
+        return build()

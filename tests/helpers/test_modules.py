@@ -3,6 +3,7 @@
 import copy
 import pickle
 
+import hidden
 import odd_modules
 import pytest
 import torch
@@ -124,8 +125,35 @@ def test_a_module_that_cannot_be_built_on_meta_is_built_for_real_without_touchin
         return odd_modules.ALL["orthogonal"]()
 
     deserialise(tmp_path / "m", skeleton=skeleton)
-    assert devices == ["meta", "cpu"]
+    assert devices == ["meta", "cpu", "cpu"]  # on meta, all but the parameters for real, all for real
     assert torch.equal(state, torch.random.get_rng_state())
+
+
+class Counting(nn.Module):
+    """Reads a constant while it is built, as several models of torchvision and diffusers do, and keeps another."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = torch.tensor([2, 3]).prod().item()
+        self.scale = hidden.Plain(torch.ones(self.count))
+        self.register_buffer("mask", torch.zeros(self.count))
+        self.net = nn.Linear(self.count, self.count)
+        nn.init.ones_(self.mask)
+        self.again = nn.Linear(self.count, self.count)
+        self.again.weight = self.net.weight
+
+
+def test_a_module_that_reads_constants_while_it_is_built_is_not_initialised(tmp_path, monkeypatch):
+    module = Counting()
+    module.scale = None  # what it keeps besides cannot be saved; the skeleton makes it again
+    serialise(module, tmp_path / "m")
+    real = []
+    monkeypatch.setattr("torch.nn.init.kaiming_uniform_", lambda tensor, **_: real.append(not tensor.is_meta))
+    monkeypatch.setattr("helpers.modules.skeleton._for_real", None)
+    loaded = deserialise(tmp_path / "m", skeleton=Counting)
+    assert_same_module(module, loaded)
+    assert torch.equal(loaded.scale.table, torch.ones(6))
+    assert real and not any(real)
 
 
 @pytest.mark.parametrize("mapped", [True, False])
