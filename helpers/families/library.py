@@ -1,6 +1,6 @@
 """Classes of the transformers and diffusers libraries by name, and nothing outside them.
 
-A manifest is untrusted, so a name in it is looked up here: three patterns, no path of its own.
+A manifest is untrusted, so a name in it is looked up here: four patterns, no path of its own.
 """
 
 import contextlib
@@ -21,13 +21,12 @@ LIBRARIES = ("transformers", "diffusers")
 
 
 def name_of(cls: type) -> str | None:
-    """The public name of a library's class, such as ``transformers.LlamaForCausalLM``.
+    """The name by which `find` finds a class of a library again, such as ``transformers.LlamaForCausalLM``.
 
     Returns
     -------
     str or None
-        None for a class that is not found under its name in its library: a user's own, which
-        `find` would not find again.
+        None for a class that is not found in its library: a user's own.
     """
     for library in LIBRARIES:
         if getattr(sys.modules.get(library), cls.__name__, None) is cls:
@@ -35,7 +34,17 @@ def name_of(cls: type) -> str | None:
     package = ".".join(cls.__module__.split(".")[:3])
     if package.startswith("diffusers.pipelines.") and hasattr(sys.modules.get(package), cls.__name__):
         return f"{package}.{cls.__name__}"  # such as the safety checker of Stable Diffusion
+    found = getattr(sys.modules.get(cls.__module__), cls.__name__, None)
+    if _is_model_module(cls.__module__.split(".")) and found is cls:
+        return (
+            f"{cls.__module__}.{cls.__name__}"  # a part that its library does not show, such as BartDecoder
+        )
     return None
+
+
+def is_shown(name: str) -> bool:
+    """Whether a name from `name_of` is of a class that its library shows, which is meant to be built by itself."""
+    return not _is_model_module(name.split(".")[:-1])
 
 
 def find(class_name: str, path: str, *bases: str) -> Any:
@@ -44,7 +53,7 @@ def find(class_name: str, path: str, *bases: str) -> Any:
     Parameters
     ----------
     class_name : str
-        ``transformers.X``, ``diffusers.X`` or ``diffusers.pipelines.p.X``.
+        ``transformers.X``, ``diffusers.X``, ``diffusers.pipelines.p.X`` or ``transformers.models.p.modeling_q.X``.
     path : str
         Named in errors.
     *bases : str
@@ -60,7 +69,8 @@ def find(class_name: str, path: str, *bases: str) -> Any:
     package, _, name = class_name.rpartition(".")
     parts = package.split(".")
     plain = len(parts) == 1 and parts[0] in LIBRARIES
-    if name.isidentifier() and not name.startswith("_") and (plain or _is_pipeline_package(parts)):
+    known = plain or _is_pipeline_package(parts) or _is_model_module(parts)
+    if name.isidentifier() and not name.startswith("_") and known:
         with extra(path, "hf"):
             importlib.import_module(parts[0])
         try:
@@ -115,3 +125,8 @@ def read_json(folder: Path, label: str, name: str) -> dict:
 
 def _is_pipeline_package(parts):
     return parts[:2] == ["diffusers", "pipelines"] and len(parts) == 3 and parts[2].isidentifier()
+
+
+def _is_model_module(parts):
+    inside = parts[:2] == ["transformers", "models"] and len(parts) == 4
+    return inside and parts[2].isidentifier() and parts[3].isidentifier() and parts[3].startswith("modeling_")

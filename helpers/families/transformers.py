@@ -1,6 +1,8 @@
 """Any PreTrainedModel of the transformers library: rebuilt from its own config.json."""
 
+import inspect
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,8 @@ def owns(model: object) -> bool:
     transformers = sys.modules.get("transformers")
     if transformers is None or not isinstance(model, transformers.PreTrainedModel):
         return False
-    return library.name_of(type(model)) is not None
+    name = library.name_of(type(model))
+    return name is not None and (library.is_shown(name) or _is_built_by_its_configuration(model, name))
 
 
 def save(model: Any, folder: Path, trusted: Any) -> Parts:
@@ -88,6 +91,24 @@ def finish(opened: Opened, skeleton: Skeleton, weights: Any, children: dict, opt
         with library.readable(opened.name(_GENERATION)):  # a few models have a class of their own for it
             model.generation_config = model.generation_config_class.from_dict(fields)
     return model
+
+
+def _is_built_by_its_configuration(model, name):
+    """Whether a class that its library does not show needs nothing else to be built; a larger one may give it more."""
+    cls = type(model)
+    if list(inspect.signature(cls).parameters) != ["config"] or type(model.config) is not cls.config_class:
+        return False
+    with tempfile.TemporaryDirectory() as folder:
+        model.config.to_json_file(Path(folder) / "config.json")
+        try:
+            again = Skeleton(lambda: _empty(Path(folder), name, name, {}), name).model
+        except Exception:  # whatever it lacks
+            return False
+    return _shapes(again) == _shapes(model)
+
+
+def _shapes(model):
+    return {key: tensor.shape for key, tensor in model.state_dict().items()}
 
 
 def _empty(folder, label, class_name, settings):

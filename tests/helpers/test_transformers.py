@@ -1,5 +1,7 @@
 """Transformers models of many architectures come back exactly."""
 
+import json
+
 import architectures
 import pytest
 import torch
@@ -7,7 +9,19 @@ import transformers
 from equality import assert_same_module, assert_same_tensor
 
 from helpers import deserialise, serialise
-from helpers.errors import SkeletonMismatch, UnsupportedModel
+from helpers.errors import CorruptFile, SkeletonMismatch, UnsupportedModel
+
+VOCABULARY = (
+    "<cls>",
+    "<pad>",
+    "<eos>",
+    "<unk>",
+    *"LAGVSERTIDPKQNFYMHWCXBUZO",
+    ".",
+    "-",
+    "<null_1>",
+    "<mask>",
+)
 
 
 @pytest.mark.parametrize("name", architectures.ALL)
@@ -27,7 +41,8 @@ def test_architecture_comes_back_equal(tmp_path, name):
 
 
 def test_no_model_class_here_needs_to_be_built_for_real(tmp_path, monkeypatch):
-    monkeypatch.setattr("helpers.modules.skeleton.Skeleton.for_real", lambda _: None)
+    for way in ("_parameters_on_meta", "_for_real"):
+        monkeypatch.setattr(f"helpers.modules.skeleton.{way}", None)
     for name in ("LlamaForCausalLM", "BertModel", "T5ForConditionalGeneration", "SwinForImageClassification"):
         serialise(architectures.build(name), tmp_path / name)
         deserialise(tmp_path / name)
@@ -92,6 +107,69 @@ def test_a_class_of_ones_own_needs_its_skeleton(tmp_path):
     with pytest.raises(SkeletonMismatch, match="Pass skeleton="):
         deserialise(tmp_path / "m")
     assert_same_module(model, deserialise(tmp_path / "m", skeleton=lambda: Mine(config)))
+
+
+@pytest.mark.parametrize("part", ["encoder", "decoder"])
+def test_a_part_that_its_library_does_not_show_is_loaded_without_a_skeleton(tmp_path, part):
+    model = getattr(architectures.build("BartForConditionalGeneration").model, part)
+    assert not hasattr(transformers, type(model).__name__)
+    assert serialise(model, tmp_path / "m").family == "transformers"
+    loaded = deserialise(tmp_path / "m", device="cpu")
+    assert_same_module(model, loaded)
+    inputs = {"input_ids": torch.arange(5, 21).reshape(2, 8)}
+    with torch.no_grad():
+        one, other = (m(**inputs).last_hidden_state for m in (model, loaded))
+    assert_same_tensor("output", one, other)
+
+
+def test_a_part_that_a_larger_model_gives_more_than_a_configuration_needs_its_skeleton(tmp_path):
+    model = architectures.build("SwinForImageClassification").swin.encoder
+    assert serialise(model, tmp_path / "m").family == "torch_module"
+    with pytest.raises(SkeletonMismatch, match="SwinEncoder.*Pass skeleton="):
+        deserialise(tmp_path / "m")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "transformers.models.bart.modeling_bart.PreTrainedModel",
+        "transformers.models.bart.modeling_bart.BartDecoderLayer",
+        "transformers.models.bart.configuration_bart.BartConfig",
+        "transformers.models.bart.modeling_absent.BartDecoder",
+        "transformers.models.modeling_bart.BartDecoder",
+        "transformers.utils.hub.modeling_bart.BartDecoder",
+        "os.models.bart.modeling_bart.BartDecoder",
+    ],
+)
+def test_a_hostile_name_of_a_part_is_refused(tmp_path, name):
+    serialise(architectures.build("BartForConditionalGeneration").model.decoder, tmp_path / "m")
+    path = tmp_path / "m" / "model.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"class_name": name}))
+    with pytest.raises(CorruptFile, match="no such class"):
+        deserialise(tmp_path / "m")
+
+
+def test_constants_that_a_model_makes_at_its_first_use_come_back(tmp_path):
+    """EsmForProteinFolding registers them while it folds; they are not in its state dict."""
+    structure = {"sequence_dim": 16, "pairwise_dim": 8, "ipa_dim": 4, "resnet_dim": 8, "num_heads_ipa": 2,
+                 "num_blocks": 1, "num_resnet_blocks": 1}  # fmt: skip
+    trunk = {"num_blocks": 1, "sequence_state_dim": 16, "pairwise_state_dim": 8, "sequence_head_width": 8,
+             "pairwise_head_width": 4, "max_recycles": 1, "structure_module": structure}  # fmt: skip
+    config = transformers.EsmConfig(
+        vocab_size=33, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        mask_token_id=32, pad_token_id=1, is_folding_model=True, vocab_list=VOCABULARY,
+        esmfold_config={"trunk": trunk, "fp16_esm": False},
+    )  # fmt: skip
+    model = transformers.EsmForProteinFolding(config).eval()
+    tokens = torch.arange(8)[None]
+    with torch.no_grad():
+        before = model(tokens).positions
+    assert "default_frames" in dict(model.trunk.structure_module.named_buffers())
+    serialise(model, tmp_path / "m")
+    loaded = deserialise(tmp_path / "m", device="cpu")
+    assert_same_module(model, loaded)
+    with torch.no_grad():
+        assert_same_tensor("positions", before, loaded(tokens).positions)
 
 
 def test_companions_come_along_and_load_by_their_own_means(tmp_path):
