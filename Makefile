@@ -3,6 +3,7 @@
 # make lab      set up, open notebook 00 in JupyterLab
 # make quick    set up, check the code and run the tests that start no server and no browser (two minutes)
 # make test     set up, check the code, run every test and every notebook
+# make quantised   set up, fetch torchao into a folder of its own, run the tests of quantised weights
 # make bench    set up, time every loader on a 3.4 GB model (an hour or more, 20 GB of disk)
 # make gpu      on a machine with a GPU, with a Python that has torch: its tests and the benchmark (nine minutes)
 # make gpu-wheels   fetch what such a Python may lack, for a machine without a network
@@ -15,7 +16,7 @@ MACHINE ?= x86_64
 BIN = .venv/bin
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: run site lab quick test bench gpu gpu-wheels execute house check setup
+.PHONY: run site lab quick test quantised bench gpu gpu-wheels execute house check setup
 
 run: setup
 	$(BIN)/python tools/workbook.py site
@@ -29,9 +30,18 @@ lab: setup
 quick: check
 	$(BIN)/python -m pytest --quiet -m "not slow" helpers workbook tests
 
-test: check
+test: check quantised
 	$(BIN)/python -m pytest --quiet helpers workbook tests
 	$(BIN)/python -m pytest --quiet --nbval --nbval-sanitize-with tests/nbval.cfg notebooks
+
+# Where torchao is installed, every from_pretrained imports it; so these tests alone see it.
+quantised: setup build/torchao
+	PYTHONPATH=build/torchao $(BIN)/python -m pytest --quiet tests/helpers/test_quantised.py
+
+build/torchao: constraints.txt | setup
+	rm -rf $@
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --constraint $< --target $@ torchao
+	touch $@
 
 check: setup
 	$(BIN)/ruff check .
