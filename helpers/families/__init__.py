@@ -11,7 +11,7 @@ A family is a module with four functions, some with a fifth:
 - ``elsewhere(opened, options)``, if it has it: saved models outside of this one that are loaded as if
   they were inside, by name, opened.
 
-`library`, `implementations`, `base_model` and `peft_layers` are no families: they serve some.
+`library`, `implementations`, `base_model`, `peft_layers` and `skops_arrays` are no families: they serve some.
 """
 
 import importlib
@@ -24,6 +24,7 @@ ORDER = (
     "diffusion_pipeline",
     "adapters",
     "quantised",
+    "diffusers_several",
     "diffusers",
     "transformers",
     "sklearn",

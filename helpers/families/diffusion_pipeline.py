@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers.errors import CorruptFile, UnsupportedModel
-from helpers.families import Parts, diffusers, library, transformers
+from helpers.families import Parts, diffusers, diffusers_several, library, transformers
 from helpers.modules.structure import blank
 from helpers.options import Options
 from helpers.saved.opened import Opened
@@ -14,6 +14,7 @@ _INDEX = "model_index.json"
 # What a pipeline may hold besides models; each saves and loads itself, without weights.
 _WEIGHTLESS = (
     "diffusers.SchedulerMixin",
+    "diffusers.BaseGuidance",
     "transformers.PreTrainedTokenizerBase",
     "transformers.FeatureExtractionMixin",
     "transformers.ProcessorMixin",
@@ -45,16 +46,16 @@ def save(pipeline: Any, folder: Path, trusted: Any) -> Parts:
     for key, part in components.items():
         if part is None:
             continue
-        if transformers.owns(part) or diffusers.owns(part):
+        if any(family.owns(part) for family in (diffusers_several, diffusers, transformers)):
             children[key] = part
         elif library.name_of(type(part)) and isinstance(part, weightless):
-            part.save_pretrained(folder / key)
+            _as_it_is(part).save_pretrained(folder / key)
         else:
             problems.append(f"{key} ({type(part).__qualname__})")
     if problems or name is None:
         raise UnsupportedModel(
             name or type(pipeline).__qualname__,
-            f"holds what is not of the diffusers or transformers library: {', '.join(problems)}",
+            f"holds what the diffusers and transformers libraries do not offer under its name: {', '.join(problems)}",
             "Save these components one by one.",
         )
     pipeline.save_config(folder)
@@ -91,6 +92,14 @@ def finish(opened: Opened, skeleton: None, weights: Any, children: dict, options
 def _is_component(key, value):
     """Whether an entry of the index is a component: its package and its class; else it is a setting."""
     return not key.startswith("_") and isinstance(value, (list, tuple)) and len(value) == 2
+
+
+def _as_it_is(part):
+    """The same part; a guider that was switched on or off says it in its configuration alone when it is made."""
+    enabled = getattr(part, "_enabled", None)
+    if enabled is None or enabled == part.config.get("enabled", True):
+        return part
+    return part.new(enabled=enabled)
 
 
 def _weightless(opened, key, value):

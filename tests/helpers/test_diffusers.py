@@ -1,5 +1,6 @@
 """Diffusers models and whole pipelines come back exactly."""
 
+import inspect
 import json
 
 import diffusers
@@ -224,3 +225,84 @@ def test_a_component_that_a_pipeline_makes_itself_when_it_gets_none_comes_back(t
     assert type(loaded.scheduler) is type(pipeline.scheduler)
     assert loaded.scheduler.config.shift == 2.0
     assert_same_module(pipeline.transformer, loaded.transformer)
+
+
+def with_controls(controlnets):
+    """A pipeline with every part of tiny_stable_diffusion, and ControlNets besides."""
+    parts = samples.tiny_stable_diffusion().components
+    return diffusers.StableDiffusionControlNetPipeline(
+        **parts, controlnet=controlnets, requires_safety_checker=False
+    )
+
+
+def several(name):
+    """Different models of one class, the first of which is in train mode."""
+    first, second = pipelines.build(name), pipelines.build(name)
+    with torch.no_grad():
+        next(second.parameters()).mul_(2)
+    return [first.train(), second, first]
+
+
+def test_several_controlnets_come_back_in_their_pipeline(tmp_path):
+    nets = several("ControlNetModel")
+    pipeline = with_controls(nets)
+    saved = serialise(pipeline, tmp_path / "p")
+    loaded = deserialise(tmp_path / "p", device="cpu", verify=True)
+    assert type(loaded.controlnet) is diffusers.MultiControlNetModel
+    assert_same_module(pipeline.controlnet, loaded.controlnet)
+    assert loaded.controlnet.nets[0] is loaded.controlnet.nets[2]
+    models = [*nets[:2], pipeline.unet, pipeline.vae, pipeline.text_encoder]
+    assert saved.tensors == sum(len([*model.parameters(), *model.buffers()]) for model in models)
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "name"), [("MultiAdapter", "T2IAdapter"), ("SD3MultiControlNetModel", "ControlNetModel")]
+)
+def test_several_models_in_a_wrapper_come_back_alone(tmp_path, wrapper, name):
+    model = getattr(diffusers, wrapper)(several(name)).eval()
+    assert serialise(model, tmp_path / "m").family == "diffusers_several"
+    loaded = deserialise(tmp_path / "m", device="cpu")
+    assert_same_module(model, loaded)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"class_name": "diffusers.UNet2DModel"},
+        {"settings": {}},
+        {"settings": {"order": ["9"], "modes": [1, 1]}},
+    ],
+    ids=str,
+)
+def test_a_wrapper_with_a_manifest_that_cannot_be_true_is_refused(tmp_path, change):
+    serialise(diffusers.MultiControlNetModel(several("ControlNetModel")), tmp_path / "m")
+    path = tmp_path / "m" / "model.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(CorruptFile):
+        deserialise(tmp_path / "m")
+
+
+def test_a_wrapper_around_a_model_of_ones_own_is_refused_by_its_place(tmp_path):
+    class Mine(diffusers.ControlNetModel):
+        pass
+
+    nets = [pipelines.build("ControlNetModel"), Mine(**pipelines.WITH_OUTPUTS["ControlNetModel"][0])]
+    with pytest.raises(UnsupportedModel, match=r"1 \(.*Mine\)"):
+        serialise(diffusers.MultiControlNetModel(nets), tmp_path / "m")
+
+
+@pytest.mark.parametrize("name", ["MotifVideoPipeline", "HunyuanImagePipeline"])
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_guider_comes_back_as_it_was(tmp_path, name, enabled):
+    kind = "AdaptiveProjectedMixGuidance" if "Image" in name else "ClassifierFreeGuidance"
+    guider = getattr(diffusers, kind)(guidance_scale=2.5, stop=0.75)
+    if not enabled:
+        guider.disable()
+    cls = getattr(diffusers, name)
+    parts = dict.fromkeys(inspect.signature(cls).parameters)  # None of the large ones
+    pipeline = cls(**parts | {"guider": guider, "scheduler": diffusers.FlowMatchEulerDiscreteScheduler()})
+    serialise(pipeline, tmp_path / "p")
+    loaded = deserialise(tmp_path / "p", device="cpu")
+    assert type(loaded) is cls and type(loaded.guider) is type(guider)
+    assert config_of(loaded.guider) == config_of(guider) | {"enabled": enabled}
+    assert loaded.guider._enabled is enabled and loaded.guider._stop == 0.75

@@ -7,7 +7,8 @@ import re
 import hidden
 import pytest
 import torch
-from equality import assert_same_tensor
+import transformers
+from equality import assert_same_module, assert_same_tensor
 from torch import nn
 
 from helpers import deserialise, serialise
@@ -126,23 +127,71 @@ def test_what_a_library_would_make_otherwise_is_refused(tmp_path):
         serialise(model, tmp_path / "m")
 
 
-def test_attributes_that_from_pretrained_leaves_without_data_are_made_again(tmp_path):
-    import transformers
+_MIMI = {
+    "hidden_size": 32, "num_filters": 8, "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 4,
+    "head_dim": 8, "intermediate_size": 32, "codebook_size": 16, "codebook_dim": 8, "num_quantizers": 4,
+    "vector_quantization_hidden_dimension": 8, "num_semantic_quantizers": 1, "upsample_groups": 4,
+}  # fmt: skip
+_TEXT = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 8,
+         "vocab_size": 32, "num_codebooks": 4}  # fmt: skip
 
-    config = transformers.MimiConfig(
-        hidden_size=32, num_filters=8, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=4, head_dim=8,
-        intermediate_size=32, codebook_size=16, codebook_dim=8, vector_quantization_hidden_dimension=8,
-        num_quantizers=4, num_semantic_quantizers=1, upsample_groups=4,
-    )  # fmt: skip
-    transformers.MimiModel(config).save_pretrained(tmp_path / "hf")
-    model = transformers.MimiModel.from_pretrained(tmp_path / "hf")
+
+def mimi():
+    return transformers.MimiModel(transformers.MimiConfig(**_MIMI))
+
+
+def csm():
+    text = _TEXT | {"intermediate_size": 32}
+    config = transformers.CsmConfig(
+        **text,
+        text_vocab_size=40,
+        codec_config=_MIMI,
+        depth_decoder_config=text | {"backbone_hidden_size": 32},
+    )
+    return transformers.CsmForConditionalGeneration(config)
+
+
+def moshi():
+    depth = _TEXT | {"ffn_dim": 32, "audio_vocab_size": 16, "input_size": 32}
+    config = transformers.MoshiConfig(
+        **_TEXT,
+        ffn_dim=32,
+        audio_vocab_size=16,
+        audio_encoder_config=_MIMI | {"model_type": "mimi"},
+        depth_decoder_config=depth,
+    )
+    return transformers.MoshiForConditionalGeneration(config)
+
+
+def kyutai():
+    config = transformers.KyutaiSpeechToTextConfig(
+        **_TEXT,
+        ffn_dim=32,
+        codebook_vocab_size=17,
+        bos_token_id=1,
+        pad_token_id=3,
+        audio_bos_token_id=16,
+        audio_pad_token_id=100,
+        codec_config=_MIMI | {"model_type": "mimi"},
+    )
+    return transformers.KyutaiSpeechToTextForConditionalGeneration(config)
+
+
+@pytest.mark.parametrize("build", [mimi, csm, moshi, kyutai], ids=lambda build: build.__name__)
+def test_attributes_that_from_pretrained_leaves_without_data_are_made_again(tmp_path, build):
+    made = build()
+    made.save_pretrained(tmp_path / "hf")
+    model = type(made).from_pretrained(tmp_path / "hf")
     assert without_data(model)
     serialise(model, tmp_path / "m")
-    loaded = deserialise(tmp_path / "m")
+    loaded = deserialise(tmp_path / "m", device="cpu")
+    assert_same_module(model, loaded)
     assert not without_data(loaded)
     sound = torch.linspace(-1, 1, 4000).reshape(1, 1, -1)
+    codecs = [next(p for p in m.modules() if type(p) is transformers.MimiModel) for m in (model, loaded)]
     with torch.no_grad():
-        assert torch.equal(model.encode(sound).audio_codes, loaded.encode(sound).audio_codes)
+        one, other = (codec.encode(sound).audio_codes for codec in codecs)
+    assert torch.equal(one, other)
 
 
 def transposed():
