@@ -25,7 +25,7 @@ site: setup
 	$(BIN)/python tools/workbook.py site --stored
 
 lab: setup
-	$(BIN)/jupyter lab --LabApp.app_settings_dir=tools/jupyterlab notebooks/00_start_here.ipynb
+	$(BIN)/jupyter lab --LabApp.app_settings_dir=tools/jupyterlab --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
 
 quick: check
 	$(BIN)/python -m pytest --quiet -m "not slow" helpers workbook tests

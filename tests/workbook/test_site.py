@@ -9,7 +9,6 @@ from urllib.parse import unquote
 
 import nbformat
 import pytest
-from browser import CHROMIUM, FLAGS
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
@@ -114,17 +113,6 @@ def test_a_downloaded_notebook_is_the_notebook(site):
     for path in NOTEBOOKS:
         assert (site / "_sources" / path.name).read_bytes() == path.read_bytes()
         assert f'href="_sources/{path.name}"' in (site / f"{path.stem}.html").read_text()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if CHROMIUM is None:
-        pytest.skip("Chromium is not installed (apt-get install chromium)")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
