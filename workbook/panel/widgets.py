@@ -42,9 +42,7 @@ class Panel:
         self.device = self._choice("Device", _devices())
         self.dtype = self._choice("Type", ("as saved", "float32", "bfloat16", "float16"))
         self.mapped = self._choice("Map the file", ("by itself", "yes", "no"))
-        self.readers = widgets.BoundedIntText(
-            description="Readers (0: by itself)", min=0, max=64, **_LABELLED
-        )
+        self.readers = widgets.BoundedIntText(description="Readers (0: auto)", min=0, max=64, **_LABELLED)
         self.verify, self.cold, self.prefetch = (
             widgets.Checkbox(description=text, indent=False)
             for text in (
@@ -150,7 +148,8 @@ def _waterfall(result):
     longest = max(result.phases, key=lambda phase: phase.seconds)
     share = longest.seconds / result.seconds
     with _PICTURE:
-        axes = plots.waterfall(result.phases, f"{longest.name} takes {share:.0%} of this run")
+        title = f"{share:.0%} of this run: {longest.name}"
+        axes = plots.waterfall(result.phases, title)
         png = io.BytesIO()
         axes.figure.savefig(png, dpi=90)
         plt.close(axes.figure)
