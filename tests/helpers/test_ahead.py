@@ -21,7 +21,7 @@ from helpers import deserialise, serialise, verify
 from helpers.errors import EncryptionError, NotAModel, SkeletonMismatch, StorageError
 from helpers.storage import ahead, fetcher
 from workbook.samples import tiny_stable_diffusion
-from workbook.samples.servers import nginx, object_store, web_server, weed
+from workbook.samples.servers import nginx, web_server, weed
 
 
 def build(seed=0):
@@ -441,11 +441,9 @@ def test_from_nginx(tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(weed() is None, reason="SeaweedFS is not installed")
 class TestS3:
-    @pytest.fixture(scope="class")
-    @classmethod
-    def bucket(cls):
-        with object_store() as store:
-            yield f"s3://{store.bucket}"
+    @pytest.fixture
+    def bucket(self, store):
+        return f"s3://{store.bucket}"
 
     @pytest.mark.usefixtures("quiet")
     def test_it_equals_what_was_saved_and_this_process_imports_no_boto3(self, bucket, tmp_path):

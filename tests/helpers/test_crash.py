@@ -1,16 +1,17 @@
 """A writer killed at any moment leaves the old model or the new one, never a half."""
 
 import contextlib
+import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import threading
 
 import pytest
+import targets
 from torch import nn
 
-from helpers import deserialise, serialise, serialise_model
+from helpers import Standby, deserialise, serialise, serialise_model
 from helpers.errors import NotAModel, StorageError
 from helpers.storage import atomic as commit
 
@@ -119,28 +120,33 @@ def test_a_killed_save_of_a_single_file_leaves_the_old_or_the_new(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_writer_killed_in_the_middle_of_a_large_write(tmp_path):
+@pytest.fixture(scope="module")
+def pool():
+    """Where writers are forked from, so that not each of them imports torch."""
+    with Standby(preload=["torch", "helpers.serialise"]) as pool:
+        yield pool
+
+
+def start(pool, place, sizes, values, turns):
+    """A process that saves again and again, and the connection on which it counts."""
+    heard, said = multiprocessing.Pipe(duplex=False)
+    process = pool.start(targets.save_again_and_again, said, place, sizes, values, turns)
+    said.close()
+    assert heard.recv() == "ready"
+    return process, heard
+
+
+def test_a_writer_killed_in_the_middle_of_a_large_write(tmp_path, pool):
     """The same with real time instead of lines: SIGKILL while megabytes are under way."""
     path = tmp_path / "m"
     serialise(with_value(1), path)
-    code = f"""
-import torch
-from helpers import serialise
-big = torch.nn.Linear(4000, 4000)
-print("ready", flush=True)
-while True:
-    serialise(big, {str(tmp_path / "big")!r}, overwrite=True, progress=False)
-"""
     for delay in (0.02, 0.05, 0.1, 0.3):
-        writer = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
-        writer.stdout.readline()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            writer.wait(delay)
+        writer, _ = start(pool, tmp_path / "big", [4000], [1], 10**6)
+        writer.join(delay)
         writer.kill()
-        writer.wait()
-        writer.stdout.close()
+        writer.join()
         if (tmp_path / "big").exists():
-            deserialise(tmp_path / "big", skeleton=lambda: nn.Linear(4000, 4000), verify=True)
+            deserialise(tmp_path / "big", skeleton=lambda: nn.Sequential(nn.Linear(4000, 4000)), verify=True)
     assert value_of(path) == 1
 
 
@@ -171,19 +177,12 @@ def test_where_two_names_cannot_be_exchanged_an_instant_without_a_model_is_bridg
     assert value_of(path) == 3 and list(tmp_path.iterdir()) == [path]
 
 
-def test_two_writers_leave_one_whole_model(tmp_path):
+def test_two_writers_leave_one_whole_model(tmp_path, pool):
     path = tmp_path / "m"
-    code = """
-import sys, torch
-from helpers import serialise
-module = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.Linear(64, 64))
-for parameter in module.parameters():
-    torch.nn.init.constant_(parameter, float(sys.argv[2]))
-for _ in range(20):
-    serialise(module, sys.argv[1], overwrite=True, progress=False)
-"""
-    writers = [subprocess.Popen([sys.executable, "-c", code, path, value]) for value in "12"]
-    assert [writer.wait() for writer in writers] == [0, 0]
+    running = [start(pool, path, [64, 64], [value], 20) for value in (1, 2)]
+    for writer, _ in running:
+        writer.join()
+    assert [writer.exitcode for writer, _ in running] == [0, 0]
     assert value_of(path) in (1, 2)
     assert list(tmp_path.iterdir()) == [path]
 
@@ -203,24 +202,13 @@ def test_of_two_first_savers_without_overwrite_one_is_told(tmp_path, monkeypatch
     assert value_of(path) == 1
 
 
-def test_a_reader_beside_an_overwriting_writer_always_gets_one_whole_model(tmp_path):
+def test_a_reader_beside_an_overwriting_writer_always_gets_one_whole_model(tmp_path, pool):
     path = tmp_path / "m"
     serialise(with_value(1), path)
-    code = """
-import sys, torch
-from helpers import serialise
-module = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.Linear(64, 64))
-for turn in range(10**6):
-    for parameter in module.parameters():
-        torch.nn.init.constant_(parameter, 1 + turn % 2)
-    serialise(module, sys.argv[1], overwrite=True, progress=False)
-    print(turn, flush=True)
-"""
-    writer = subprocess.Popen([sys.executable, "-c", code, path], stdout=subprocess.PIPE)
+    writer, heard = start(pool, path, [64, 64], [1, 2], 10**6)
     try:
-        writer.stdout.readline()
+        assert heard.recv() == 0
         assert {value_of(path) for _ in range(150)} == {1, 2}
     finally:
         writer.kill()
-        writer.wait()
-        writer.stdout.close()
+        writer.join()

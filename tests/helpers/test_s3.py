@@ -1,24 +1,23 @@
 """Saving to and loading from a real S3 store (SeaweedFS), whole or not at all."""
 
 import logging
+import multiprocessing
 import os
-import signal
-import subprocess
-import sys
 import time
 
 import architectures
 import pytest
+import targets
 import torch
 from equality import assert_same_module
 from torch import nn
 
 import helpers
-from helpers import deserialise, serialise
+from helpers import Standby, deserialise, serialise
 from helpers.errors import CorruptFile, NotAModel, StorageError
 from helpers.storage import fetch
 from workbook.samples import tiny_stable_diffusion
-from workbook.samples.servers import object_store, weed
+from workbook.samples.servers import weed
 
 pytestmark = [
     pytest.mark.slow,
@@ -27,9 +26,8 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def bucket():
-    with object_store() as store:
-        yield f"s3://{store.bucket}"
+def bucket(store):
+    return f"s3://{store.bucket}"
 
 
 @pytest.fixture
@@ -151,32 +149,32 @@ def test_a_prefix_that_was_copied_down_is_loaded(place, client, tmp_path):
     assert_same_module(build(1), load(tmp_path))
 
 
-SAVE = """
-import sys, torch
-from torch import nn
-from helpers import serialise
-torch.manual_seed(int(sys.argv[2]))
-model = nn.Sequential(nn.Linear(200, 300), nn.BatchNorm1d(300), nn.Linear(300, 100))
-print("ready", flush=True)
-serialise(model, sys.argv[1], overwrite=sys.argv[3] == "yes")
-print("saved", flush=True)
-"""
+@pytest.fixture(scope="module")
+def pool(store):
+    """Where writers are forked from: there are many of them, and each would import torch for seconds."""
+    with Standby(preload=["torch", "boto3", "helpers.serialise"]) as pool:
+        yield pool
 
 
-def start(place, seed, overwrite="yes"):
-    command = [sys.executable, "-c", SAVE, place, str(seed), overwrite]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def start(pool, place, seed, overwrite=True):
+    """A process that has a module ready and saves it when told to; it, and the connection to tell it."""
+    ours, its = multiprocessing.Pipe()
+    process = pool.start(targets.save, its, place, seed, overwrite)
+    its.close()
+    assert ours.recv() == "ready"
+    return process, ours
 
 
 @pytest.mark.parametrize("before", [False, True])
-def test_an_interrupted_upload_is_no_model(place, client, before):
+def test_an_interrupted_upload_is_no_model(place, client, pool, before):
     if before:
         serialise(build(), place)
     for delay in (0.0, 0.05, 0.1, 0.2, 0.3, 0.4):
-        with start(place, 1) as process:
-            assert process.stdout.readline() == "ready\n"
-            time.sleep(delay)
-            process.send_signal(signal.SIGKILL)
+        process, connection = start(pool, place, 1)
+        connection.send("go")
+        time.sleep(delay)
+        process.kill()
+        process.join()
         if "model.json" not in keys(client, place):
             with pytest.raises(NotAModel):
                 load(place)
@@ -205,30 +203,36 @@ def test_what_killed_writers_left_is_removed_after_a_day(place, client, monkeypa
     assert_same_module(build(1), load(place))
 
 
-@pytest.mark.parametrize("overwrite", ["yes", "no"])
-def test_of_two_writers_one_wins_whole(place, overwrite):
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_of_two_writers_one_wins_whole(place, pool, overwrite):
     for turn in range(3):
-        running = [start(f"{place}{turn}", seed, overwrite) for seed in (1, 2)]
-        said = [process.communicate() for process in running]
-        codes = [process.returncode for process in running]
+        running = [start(pool, f"{place}{turn}", seed, overwrite) for seed in (1, 2)]
+        for _, connection in running:
+            connection.send("go")
+        said = [connection.recv() for _, connection in running]
+        for process, _ in running:
+            process.join()
+        codes = [process.exitcode for process, _ in running]
         loaded = load(f"{place}{turn}", verify=True)
         winner = 1 if torch.equal(loaded[0].weight, build(1)[0].weight) else 2
         assert_same_module(build(winner), loaded)
-        if overwrite == "yes":
+        if overwrite:
             assert codes == [0, 0], said
         else:
             assert sorted(codes) == [0, 1], said
             assert codes[winner - 1] == 0
-            assert "exists already" in said[2 - winner][1]
+            assert "exists already" in said[2 - winner]
 
 
-def test_a_reader_sees_the_old_or_the_new_one_while_it_is_replaced(place):
+def test_a_reader_sees_the_old_or_the_new_one_while_it_is_replaced(place, pool):
     serialise(build(1), place)
-    with start(place, 2) as process:
-        while process.poll() is None:
-            loaded = load(place, verify=True)
-            seed = 1 if torch.equal(loaded[0].weight, build(1)[0].weight) else 2
-            assert_same_module(build(seed), loaded)
+    process, connection = start(pool, place, 2)
+    connection.send("go")
+    while process.is_alive():
+        loaded = load(place, verify=True)
+        seed = 1 if torch.equal(loaded[0].weight, build(1)[0].weight) else 2
+        assert_same_module(build(seed), loaded)
+    assert connection.recv() == "saved"
 
 
 def test_what_is_not_there_is_said(bucket, place):

@@ -17,7 +17,7 @@ from torch import nn
 from helpers import deserialise, serialise
 from helpers.errors import NotAModel, StorageError
 from helpers.storage import s3
-from workbook.samples.servers import object_store, weed
+from workbook.samples.servers import weed
 
 pytestmark = [
     pytest.mark.slow,
@@ -105,30 +105,24 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     do_GET = do_PUT = do_DELETE = do_HEAD = do_POST = pass_on  # noqa: N815
 
 
-@pytest.fixture(scope="module")
-def seaweed():
-    with object_store() as running:
-        yield running
-
-
 @pytest.fixture
-def proxy(seaweed, monkeypatch):
-    with standing_before(seaweed.endpoint) as between:
+def proxy(store, monkeypatch):
+    with standing_before(store.endpoint) as between:
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", between.url)
         yield between
 
 
 @pytest.fixture
-def place(seaweed, request):
-    return f"s3://{seaweed.bucket}/{abs(hash(request.node.name)):x}/m"
+def place(store, request):
+    return f"s3://{store.bucket}/{abs(hash(request.node.name)):x}/m"
 
 
 @pytest.fixture
-def direct(seaweed):
+def direct(store):
     """The store itself, past the proxy."""
     import boto3
 
-    return boto3.session.Session().client("s3", endpoint_url=seaweed.endpoint)
+    return boto3.session.Session().client("s3", endpoint_url=store.endpoint)
 
 
 def build(seed=0):

@@ -114,7 +114,8 @@ def outputs(model, name):
         return flatten(WITH_OUTPUTS[name][1](model))
 
 
-# Arguments that make most of the library's classes small, tried from the most to the least.
+# Arguments that make most of the library's classes small: all of them are tried first, at last none, which takes
+# the longest where a model is large.
 _SMALLER = {
     "num_layers": 1, "num_single_layers": 1, "num_attention_heads": 2, "attention_head_dim": 16, "depth": 1,
     "num_hidden_layers": 1, "num_refiner_layers": 1, "n_layer": 1, "num_mmdit_layers": 1, "num_heads": 2,
@@ -139,7 +140,7 @@ def small(cls):
     counts = ("num_", "n_", "layers", "depth")
     few = {name: value for name, value in arguments.items() if name.startswith(counts)}
     fewest = {name: value for name, value in few.items() if "layers" in name or name == "depth"}
-    for attempt in ({}, arguments, few, fewest):
+    for attempt in (arguments, few, fewest, {}):
         try:
             with torch.device("meta"):
                 size = sum(p.numel() for p in cls(**attempt).parameters())
@@ -148,6 +149,8 @@ def small(cls):
         if size <= _LARGEST:
             torch.manual_seed(0)
             return cls(**attempt)
+        if attempt is arguments:  # with fewer of them it is larger
+            return None
     return None
 
 

@@ -63,3 +63,37 @@ def next_token(answers, folder):
     model = deserialise(folder, device="cpu", progress=False)
     with torch.inference_mode():
         answers.send(model(input_ids=torch.arange(2, 10)[None]).logits[0, -1].tolist())
+
+
+def save(answers, place, seed, overwrite):
+    """Save a module when told to; say that it is saved, or why not."""
+    import torch
+    from torch import nn
+
+    from helpers import serialise
+
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(200, 300), nn.BatchNorm1d(300), nn.Linear(300, 100))
+    answers.send("ready")
+    answers.recv()
+    try:
+        serialise(model, place, overwrite=overwrite, progress=False)
+    except Exception as error:
+        answers.send(str(error))
+        sys.exit(1)
+    answers.send("saved")
+
+
+def save_again_and_again(answers, place, sizes, values, turns):
+    """Save a chain of linear layers with each of the values in turn, and say after each that it is saved."""
+    import torch
+
+    from helpers import serialise
+
+    module = torch.nn.Sequential(*[torch.nn.Linear(size, size) for size in sizes])
+    answers.send("ready")
+    for turn in range(turns):
+        for parameter in module.parameters():
+            torch.nn.init.constant_(parameter, values[turn % len(values)])
+        serialise(module, place, overwrite=True, progress=False)
+        answers.send(turn)
