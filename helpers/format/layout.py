@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 ALIGNMENT = 64
 MAGIC = b"|TZR|"
 END = bytes(8)
+_ENCRYPTED = 3  # the version of an encrypted file of tensorizer; our own have a manifest, which says it
 _FIXED = struct.Struct("<I32sQ8sQ")  # version, flags, bytes of data, unused (ours: fingerprint), tensors
 MARK_AT = len(MAGIC) + 44  # where the fingerprint stands in a file
 _NEWEST = 5  # data version, of tensorizer 2.12.1
@@ -50,6 +51,10 @@ DTYPES |= {
     }.items()
 }  # fmt: skip
 _DTYPE_OF_CODE = {code: name for name, (code, _) in DTYPES.items()}
+
+
+class Encrypted(ValueError):
+    """The file was encrypted by stock tensorizer: how its data was, only tensorizer itself reads."""
 
 
 class Entry(NamedTuple):
@@ -232,6 +237,8 @@ def read_index(raw: Any) -> list[tuple[Entry, int]]:
     ------
     ValueError
         Says in words that this is not such a file, or that its index does not fit its length.
+    Encrypted
+        Stock tensorizer has encrypted it.
     """
     if raw[: len(MAGIC)] != MAGIC:
         raise ValueError("does not begin as a .tensors file does")
@@ -247,8 +254,10 @@ def _read_index(raw):
     at += _FIXED.size
     if future_version(raw):
         raise ValueError(f"states data version {version}, which this package does not know")
+    if version == _ENCRYPTED:
+        raise Encrypted
     if version not in (1, 2) or any(flags):
-        raise ValueError(f"uses data version {version} (encrypted, meta or very long tensors)")
+        raise ValueError(f"uses data version {version} (meta or very long tensors)")
     (length,) = struct.unpack_from("<Q", raw, at)
     at, end, found = at + 8, at + 8 + length, []
     kinds = dict(zip(KINDS.values(), KINDS, strict=True)) | {1: "buffer"}

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from helpers.errors import CorruptFile, NotAModel, storage_errors
+from helpers.errors import CorruptFile, NotAModel, UnsupportedModel, storage_errors
 from helpers.format import layout, manifest
 from helpers.options import Options
 from helpers.saved.opened import Opened, open_files
@@ -107,9 +107,18 @@ def index_of(raw, label: str) -> manifest.Manifest:
         It is something else.
     CorruptFile
         Truncated, or the index contradicts itself.
+    UnsupportedModel
+        It was encrypted by stock tensorizer.
     """
     try:
         return manifest.of_bare_file(layout.read_index(raw), len(raw))
+    except layout.Encrypted:
+        raise UnsupportedModel(
+            label,
+            "was encrypted by stock tensorizer (data version 3), which alone reads it",
+            "Let TensorDeserializer(path, encryption=DecryptionParams.from_key(key)).load_into_module(model) fill the "
+            "model, and save that with serialise(model, …, encryption=key).",
+        ) from None
     except ValueError as error:
         kind = CorruptFile if raw[: len(layout.MAGIC)] == layout.MAGIC else NotAModel
         raise kind(label, str(error), "Check the path, or save the model again.") from error

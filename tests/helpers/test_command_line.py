@@ -49,6 +49,51 @@ def test_a_checkpoint_in_shards_becomes_what_serialise_makes_of_the_loaded_model
     assert_same_module(theirs, deserialise(tmp_path / "m", device="cpu"))
 
 
+PRIVATE = """
+import sys
+import threading
+
+from helpers.__main__ import main
+
+
+def private():
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("RssAnon"))
+
+
+def watch():
+    while not done.wait(0.002):
+        seen.append(private())
+
+
+small, large, target = sys.argv[1:]
+assert main(["serialise", small, target + "/small"]) == 0  # what is imported at the first time is no part of it
+before, seen, done = private(), [], threading.Event()
+watching = threading.Thread(target=watch)
+watching.start()
+assert main(["serialise", large, target + "/large"]) == 0
+done.set()
+watching.join()
+print(max(seen) - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_plain_checkpoint_is_never_in_private_memory_as_a_whole(tmp_path):
+    checkpoint(tmp_path / "small", "LlamaForCausalLM")
+    (tmp_path / "saved").mkdir()
+    config = build("LlamaForCausalLM").config
+    config.vocab_size, config.hidden_size, config.intermediate_size = 20_000, 1024, 4096
+    transformers.LlamaForCausalLM(config).save_pretrained(tmp_path / "large", max_shard_size="50MB")
+    assert len(list((tmp_path / "large").glob("*.safetensors"))) >= 3
+    command = [sys.executable, "-c", PRIVATE, *(str(tmp_path / name) for name in ("small", "large", "saved"))]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    size = (tmp_path / "saved" / "large" / "model.tensors").stat().st_size
+    assert size > 100e6
+    assert int(said.splitlines()[-1]) < 0.15 * size
+
+
 def test_types_of_the_files_are_kept_and_the_tokenizer_comes_along(tmp_path):
     from tokenizers import Tokenizer, models
 

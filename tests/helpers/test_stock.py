@@ -176,16 +176,25 @@ def test_the_guides_saver_logs_and_returns_false_and_leaves_the_old_file(tmp_pat
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 
-def test_an_encrypted_stock_file_is_refused_in_words(tmp_path):
-    from tensorizer import EncryptionParams
+def test_an_encrypted_stock_file_is_refused_and_what_is_said_to_do_works(tmp_path):
+    from tensorizer import DecryptionParams, EncryptionParams
 
-    from helpers.errors import CorruptFile
-
-    serialiser = TensorSerializer(str(tmp_path / "f"), encryption=EncryptionParams.random())
-    serialiser.write_module(nn.Linear(2, 2))
+    path, plain = tmp_path / "f.tensors", nn.Linear(2, 2)
+    made = EncryptionParams.random()
+    serialiser = TensorSerializer(str(path), encryption=made)
+    serialiser.write_module(plain)
     serialiser.close()
-    with pytest.raises((CorruptFile, UnsupportedModel), match="encrypted"):
-        deserialise(tmp_path / "f", skeleton=lambda: nn.Linear(2, 2))
+    for key in (None, made.key):
+        with pytest.raises(
+            UnsupportedModel, match=r"encrypted by stock tensorizer.*DecryptionParams\.from_key"
+        ):
+            deserialise(path, skeleton=lambda: nn.Linear(2, 2), encryption=key)
+    model = nn.Linear(2, 2)
+    with TensorDeserializer(str(path), encryption=DecryptionParams.from_key(made.key)) as file:
+        file.load_into_module(model)
+    serialise(model, tmp_path / "m", encryption=made.key)
+    again = deserialise(tmp_path / "m", skeleton=lambda: nn.Linear(2, 2), encryption=made.key, device="cpu")
+    assert_same_module(plain, again)
 
 
 def test_two_saves_of_one_model_are_the_same_bytes_aligned_and_small(tmp_path):
