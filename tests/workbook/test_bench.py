@@ -172,6 +172,26 @@ def test_break_even_is_against_the_best_that_needs_no_second_copy():
         report.break_even(result, "warm")
 
 
+def test_a_gain_that_is_not_there_in_every_round_wins_nothing_back():
+    totals = {"from_pretrained": [10.0, 10.0, 10.0], "helpers mapped": [7.0, 8.0, 10.1]}
+    runs = [start(name, each, turn=turn) for name, found in totals.items() for turn, each in enumerate(found)]
+    result = {"runs": runs, "saving": {"serialise": [5.0], "write_module": [5.0]}}
+    assert report.gains(result, "all cold", "helpers mapped") == pytest.approx([3.0, 2.0, -0.1])
+    assert report.break_even(result, "all cold") is None
+    runs[-1]["total"] = 9.9
+    assert report.break_even(result, "all cold") == 3
+
+
+def test_the_table_for_notebooks_shows_the_round_in_the_middle_and_its_parts():
+    runs = [start("from_pretrained", 4.0 + turn, turn=turn) for turn in range(3)]
+    runs += [start("helpers mapped", 3.0) | {"failed": "wrong result"}]
+    table = report.frame({"runs": runs}, "all cold")
+    assert list(table.index) == ["from_pretrained"], "what failed has no row"
+    row = table.loc["from_pretrained"]
+    assert row[["fastest", "first token after", "slowest"]].tolist() == [4.0, 5.0, 6.0]
+    assert row[["imports", "load", "first token"]].sum() == pytest.approx(5.0)
+
+
 def result_of(runs):
     machine = {"processor": "p", "cores": "2", "memory": "8 GB", "GPU": "none"}
     sizes = {run["route"]: 10**9 for run in runs}

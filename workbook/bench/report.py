@@ -63,8 +63,8 @@ def ratio(result, state, route, measure, against=REFERENCE):
 def gains(result, state, route, against=REFERENCE):
     """Seconds that a route is faster than another to the first token, one number for each common round.
 
-    Both starts of a round met the machine in about the same mood, so their difference tells more than the difference
-    of two medians. Where some of the numbers are negative, the rounds do not show that there is a gain.
+    Both starts of a round met the machine in about the same condition, so their difference tells more than the
+    difference of two medians. Where some of the numbers are negative, the rounds do not show that there is a gain.
 
     Returns
     -------
