@@ -32,6 +32,8 @@ def lab(tmp_path_factory, browser):
     folder = tmp_path_factory.mktemp("lab")
     shutil.copytree(ROOT / "notebooks", folder / "notebooks", ignore=shutil.ignore_patterns(".*"))
     (folder / "data").symlink_to(ROOT / "data")
+    first = folder / "notebooks" / "00_start_here.ipynb"  # what is tested here is its page, not its figures
+    first.write_text(re.sub(r"ROUNDS = \d+", "ROUNDS = 2", first.read_text(), count=1))
     for name, values in SETTINGS.items():
         path = folder / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -140,39 +142,90 @@ def test_panel_and_calculator_answer_mouse_and_keyboard(lab):
     page, run_all = lab("13_your_model")
     with kept_if_it_fails(page, "13_your_model"):
         check_outputs(run_all())
-        model = page.get_by_label("Model", exact=True)
-        model.fill("../data/models/panel")
+        model, load = (
+            page.get_by_label("Model", exact=True),
+            page.get_by_role("button", name="Load", exact=True),
+        )
+        model.fill("../data/models/panel/")
         model.press("Tab")
-        page.get_by_role("button", name="Load", exact=True).click()
-        page.wait_for_selector("text=Done in", timeout=180_000)
-        page.wait_for_selector('img[alt^="Timeline: interpreter"]')
+        page.wait_for_selector("text=MB of weights; the page cache has")
+        load.click()
+        page.wait_for_selector('[aria-live="polite"]:has-text("Done in")', timeout=180_000)
+        assert load.evaluate("button => button === document.activeElement"), "the focus stays where it was"
+        page.wait_for_selector('svg[aria-label^="Timeline: panel, load"]')
         rows = page.locator("table.runs tr")
         assert rows.count() == 2
         assert "panel" in rows.nth(1).inner_text()
         assert page.get_by_text("Download as CSV").get_attribute("href").startswith("data:text/csv")
+        assert page.get_by_text("Save the picture").get_attribute("href").startswith("data:image/svg")
         keep_picture(page.locator(".jp-OutputArea-output:has(table.runs)"), "panel")
 
-        # by keyboard alone, and wrong
-        model.fill("../data/models/gone")
-        page.get_by_role("button", name="Load", exact=True).focus()
-        page.keyboard.press("Space")
+        # by keyboard alone: two buttons on is Verify
+        for key in ("Tab", "Tab", "Space"):
+            page.keyboard.press(key)
         page.wait_for_function("document.querySelectorAll('table.runs tr').length == 3", timeout=180_000)
-        said = rows.nth(2).inner_text()
-        assert "gone" in said
+        assert "verify" in rows.nth(2).inner_text()
+
+        # and wrong, which is said at once
+        model.fill("../data/models/gone")
+        load.focus()
+        page.keyboard.press("Space")
+        page.wait_for_selector('[aria-live="polite"]:has-text("gone: there is no such directory")')
         assert page.locator("text=Traceback").count() == 0
 
-        # the calculator below it, by keyboard
         keep_picture(page.locator(".jp-OutputArea-output:has(.widget-slider)"), "calculator")
-        answer = page.locator("text=A cold start takes").last
-        before = answer.inner_text()
-        page.locator(".widget-slider .noUi-handle").first.focus()
-        for _ in range(5):
-            page.keyboard.press("ArrowRight")
-        page.wait_for_function(
-            "before => [...document.querySelectorAll('.widget-html-content')].some("
-            "e => e.innerText.startsWith('A cold start') && e.innerText != before)",
-            arg=before,
-        )
+        check_the_calculator(page)
+        page.set_viewport_size({"width": 900, "height": 1000})
+        seconds = rows.nth(1).locator("td").nth(2).bounding_box()
+        assert seconds["x"] + seconds["width"] < 900, "the seconds are on the screen"
+        for theme in ("JupyterLab Light", "JupyterLab Dark"):
+            use_theme(page, theme)
+            for part in ("td", "svg text", "a", "[role=status]"):
+                found = page.locator(f".workbook-panel {part}").first.evaluate(CONTRAST)
+                assert found >= 4.5, (theme, part, found)
+
+
+def check_the_calculator(page):
+    """By the slider, by keyboard, and by typing, which keeps to the digit what is typed."""
+    answer = page.locator("text=A cold start takes").last
+    changed = "before => [...document.querySelectorAll('[role=status]')].some(e => e.innerText.startsWith("
+    changed += "'A cold start') && e.innerText != before)"
+    before = answer.inner_text()
+    page.locator(".widget-slider .noUi-handle").first.focus()
+    for _ in range(5):
+        page.keyboard.press("ArrowRight")
+    page.wait_for_function(changed, arg=before)
+    size = page.locator(".widget-slider").first.locator(
+        "xpath=following-sibling::*//input | following-sibling::input"
+    )
+    before = answer.inner_text()
+    size.first.fill("14.3")
+    size.first.press("Tab")
+    page.wait_for_function(changed, arg=before)
+    assert size.first.input_value() == "14.3"
+
+
+def use_theme(page, name):
+    page.get_by_text("Settings", exact=True).first.click()
+    page.locator(".lm-Menu-itemLabel", has_text="Theme").first.hover()
+    page.locator(".lm-Menu-itemLabel").get_by_text(name, exact=True).click()
+    page.wait_for_selector(f'body[data-jp-theme-name="{name}"]', state="attached")
+    time.sleep(0.5)  # its colours fade in
+
+
+# The contrast of a text and of what is behind it, by https://www.w3.org/TR/WCAG22/#dfn-contrast-ratio
+CONTRAST = """element => {
+  const numbers = colour => colour.match(/[\\d.]+/g).map(Number);
+  const light = colour => numbers(colour).slice(0, 3).map(part => part / 255)
+    .map(part => part <= 0.03928 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, part, place) => sum + part * [0.2126, 0.7152, 0.0722][place], 0);
+  let behind = element;
+  while (behind.parentElement && numbers(getComputedStyle(behind).backgroundColor)[3] === 0)
+    behind = behind.parentElement;
+  const style = getComputedStyle(element), text = element.tagName == "text" ? style.fill : style.color;
+  const [low, high] = [light(text), light(getComputedStyle(behind).backgroundColor)].sort((a, b) => a - b);
+  return (high + 0.05) / (low + 0.05);
+}"""
 
 
 def test_make_lab_opens_the_first_notebook_and_no_news(browser, tmp_path):

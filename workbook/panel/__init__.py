@@ -1,1 +1,3 @@
-"""The panel of the last notebook: what it does (`runs`, `child`, `costs`), and its controls (`widgets`)."""
+"""The panel of the last notebook: what is asked (`request`, `sources`), what is done (`runs`, `child`, `loads`),
+what is told before and after (`estimate`, `table`, `chart`), its controls (`widgets`), and the calculator.
+"""

@@ -1,29 +1,17 @@
-"""The process behind one press of a button: load or serialise, and say each step as it begins."""
+"""The process behind one press of a button: load, serialise or verify, and say each step as it begins."""
 
-import contextlib
-import importlib
 import json
 import os
-import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 from helpers.timeline import Phase, Timeline, phase
-from workbook import paths
-from workbook.panel.runs import SAMPLE, Request, is_saved
+from workbook.panel import loads
+from workbook.panel.request import Request
+from workbook.panel.say import instead_of_bars, say
 
-
-def say(**message):
-    print(json.dumps(message), flush=True)
-
-
-@contextlib.contextmanager
-def step(name):
-    say(step=name)
-    with phase(name):
-        yield
+_SHOWN = ("prefetch call", "imports", "empty model", "load", "first token", "serialise", "verify")
 
 
 def end_with_parent():
@@ -37,151 +25,75 @@ def end_with_parent():
 
 
 def main(request, spawned):
-    """Do what is asked and print one line of JSON with the times, which begin when the process was made."""
-    interpreter = time.perf_counter() - spawned
-    say(step="start")
-    source = sample() if request.source == SAMPLE else request.source
-    saved = is_saved(source)
-    note = make_cold(Path(source)) if request.cold else ""
-    timeline = Timeline()
-    with timeline:
+    """Do what is asked and print one line of JSON with the times, which begin at the spawn."""
+    begun = time.perf_counter()
+    instead_of_bars()
+    with Timeline() as timeline:
         if request.prefetch:
             from helpers import prefetch
 
             with phase("prefetch call"):
-                prefetch(source)
-        model = load_saved(source, request) if saved else load_foreign(source, request)
-        if request.action == "serialise":
-            size = save(model, source, request)
-        else:
-            first_token(model)
-            size = weights_in(Path(source))
+                prefetch(request.source)
+        size = {"load": _load, "serialise": _serialise, "verify": _verify}[request.action](request)
+    ended = time.perf_counter()
     from workbook.machine import private_bytes
 
+    interpreter = begun - spawned
+    phases = [Phase(p.name, p.start + interpreter, p.seconds) for p in outer(timeline.phases)]
     say(
-        seconds=interpreter + timeline.seconds,
-        phases=[
-            Phase("interpreter", 0.0, interpreter),
-            *(p._replace(start=interpreter + p.start) for p in timeline.phases if p.name in _SHOWN),
-        ],
-        bytes=size,
+        seconds=ended - spawned,
+        phases=[Phase("interpreter", 0.0, interpreter), *phases],
+        bytes=size or loads.weights_in(request.source),
         private=private_bytes(),
-        note=note,
     )
 
 
-_SHOWN = ("prefetch call", "imports", "load", "first token", "serialise")
+def outer(phases):
+    """The phases that are told, in their order, without those inside another.
 
-
-def sample():
-    """The directory of the sample model, made by another process: to make it imports what is timed here."""
-    folder = paths.CACHE / "smollm2-135m-instruct"
-    if not (folder / "config.json").is_file():
-        make = [sys.executable, "-c", "from workbook import samples; samples.smollm2()"]
-        subprocess.run(make, check=True, stdout=subprocess.DEVNULL)
-    return str(folder)
-
-
-def weights_in(folder):
-    """Bytes of the files of weights in a directory; 0 for an address."""
-    found = [path for path in folder.rglob("*") if path.suffix in (".tensors", ".safetensors", ".bin")]
-    return sum(path.stat().st_size for path in found)
-
-
-def make_cold(folder):
-    """Take a model's files out of the page cache, then wait five seconds; a note if they would not go.
-
-    Memory that was freed just now is at hand at once, which it is not at a real start.
+    Examples
+    --------
+    >>> [p.name for p in outer([Phase("verify", 1.2, 0.1), Phase("load", 1.0, 0.5), Phase("imports", 0.0, 1.0)])]
+    ['imports', 'load']
     """
-    from workbook.bench import pagecache
-
-    if not folder.is_dir():
-        return "not on this disk: not made cold"
-    files = [path for path in folder.rglob("*") if path.is_file() and path.stat().st_size]
-    for path in files:
-        pagecache.evict(path)
-    say(step="five seconds after the page cache was emptied")
-    time.sleep(5)
-    stayed = max((pagecache.resident(path) for path in files), default=0)
-    return f"not cold: {stayed:.0%} of a file stayed in memory" if stayed > 0.02 else ""
+    found = []
+    for one in sorted(phases, key=lambda phase: phase.start):
+        if one.name in _SHOWN and (not found or one.start >= found[-1].start + found[-1].seconds):
+            found.append(one)
+    return found
 
 
-def _dtype(request):
-    import torch
-
-    return None if request.dtype == "as saved" else getattr(torch, request.dtype)
-
-
-def load_saved(source, request):
-    with step("imports"):
-        from helpers import deserialise, inspect
-
-        library, _, name = inspect(source).class_name.partition(".")
-        if library in ("transformers", "diffusers"):  # their classes are imported when they are asked for
-            getattr(importlib.import_module(library), name, None)
-    with step("load"):
-        return deserialise(
-            source,
-            device=request.device,
-            dtype=_dtype(request),
-            mapped={"by itself": None, "yes": True, "no": False}[request.mapped],
-            verify=request.verify,
-            readers=request.readers or None,
-            progress=False,
-        )
-
-
-def load_foreign(source, request):
-    with step("imports"):
-        import transformers
-
-        transformers.utils.logging.disable_progress_bar()
-        cls = transformers.AutoModelForCausalLM
-        config = Path(source) / "config.json"
-        if config.exists():
-            from workbook.bench.models import class_of
-
-            cls = class_of(Path(source))
-    with step("load"):
-        diffusers = config.exists() and "_class_name" in json.loads(config.read_text())
-        if diffusers:  # it knows no "auto" and would make the weights float32
-            kind = {"torch_dtype": _dtype(request) or stored_dtype(Path(source))}
-        else:
-            kind = {"dtype": _dtype(request) or "auto"}
-        return cls.from_pretrained(source, **kind).to(request.device)
-
-
-def stored_dtype(folder):
-    """The type of the first tensor in a directory of safetensors files."""
-    from safetensors import safe_open
-
-    for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(file, "pt") as weights:
-            return weights.get_tensor(next(iter(weights.keys()))).dtype
-    return None
-
-
-def save(model, source, request):
-    companions = []
-    with step("serialise"):
-        from helpers import serialise
-
-        if (Path(source) / "tokenizer_config.json").exists():
-            from transformers import AutoTokenizer
-
-            companions = [AutoTokenizer.from_pretrained(source)]
-        destination = request.destination
-        return serialise(model, destination, companions=companions, overwrite=True, progress=False).bytes
-
-
-def first_token(model):
-    """One forward pass where it is known how: a language model or a conditioned UNet."""
-    config = getattr(model, "config", None)
-    if hasattr(config, "vocab_size") or (config and "cross_attention_dim" in config):
+def _load(request):
+    model = loads.load(request)
+    if _can_be_called(model):
         from workbook.bench.child import first_token
 
-        with step("first token"):
+        with loads.step("first token"):
             first_token(model)
+
+
+def _can_be_called(model):
+    """Whether it is known how: a language model that continues a text, or a UNet conditioned on text alone."""
+    config = getattr(model, "config", None)
+    if type(model).__name__ == "UNet2DConditionModel":
+        return config.addition_embed_type is None
+    return hasattr(config, "vocab_size") and model.can_generate() and not config.is_encoder_decoder
+
+
+def _serialise(request):
+    model = loads.load(request)
+    with loads.step("serialise"):
+        from helpers import serialise
+
+        beside = loads.companions(request.source)
+        return serialise(model, request.destination, companions=beside, overwrite=True).bytes
+
+
+def _verify(request):
+    with loads.step("imports"):
+        from helpers import verify
+    with loads.step("verify"):
+        return verify(request.source).bytes
 
 
 def in_words(error, source):
@@ -190,7 +102,7 @@ def in_words(error, source):
 
     text = str(error).strip()
     if isinstance(error, ModelError):
-        return text
+        return " ".join(text.split())
     return f"{source}: {type(error).__name__}: {text.splitlines()[0] if text else 'no reason given'}"
 
 

@@ -1,4 +1,4 @@
-"""One load or save at a time, in a process of its own: watched, cancelled, and told in words.
+"""One load, save or check at a time, in a process of its own: watched, cancelled, and told in words.
 
 A process, so that imports are part of what is measured, so that a cancel works at any moment, and
 so that nothing blocks the notebook's kernel.
@@ -10,52 +10,40 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 from typing import NamedTuple
 
 from helpers.timeline import Phase
+from workbook.panel import sources
+from workbook.panel.request import Request, problem_with
+from workbook.panel.sources import SAMPLE
 
-SAMPLE = "sample: SmolLM2"
+__all__ = ["SAMPLE", "STEPS", "Job", "Request", "Result", "run"]
+
+_SETTLE = 5  # seconds: memory that was freed just now is at hand at once, which it is not at a real start
 STEPS = {
-    "load": ("start", "imports", "load", "first token"),
-    "serialise": ("start", "imports", "load", "serialise"),
+    "load": ("imports", "load", "first token"),
+    "serialise": ("imports", "load", "serialise"),
+    "verify": ("imports", "verify"),
 }
 
 
-class Request(NamedTuple):
-    """What to do: the settings of the panel.
+class Result(NamedTuple):
+    """What came of it.
 
     Attributes
     ----------
-    action : str
-        ``"load"`` or ``"serialise"``.
-    source : str
-        A saved model (path or address), a Hugging Face directory or name, or `SAMPLE`.
-    destination : str
-        Where ``"serialise"`` saves.
-    device, dtype : str
-        ``"cpu"`` or ``"cuda"``; ``"as saved"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``.
-    mapped : str
-        ``"by itself"``, ``"yes"`` or ``"no"``.
-    readers : int
-        0: by itself.
-    verify, cold, prefetch : bool
+    request : Request
+    seconds : float
+        From the start of the process to the first token, or to the end of what was done.
+    phases : list of helpers.timeline.Phase
+    bytes : int
+        Of the weights.
+    private : int
+        Memory of the process that no other process shares.
+    note : str
+    error : str
+        In words; "" if all went well.
     """
-
-    action: str
-    source: str
-    destination: str = ""
-    device: str = "cpu"
-    dtype: str = "as saved"
-    mapped: str = "by itself"
-    readers: int = 0
-    verify: bool = False
-    cold: bool = False
-    prefetch: bool = False
-
-
-class Result(NamedTuple):
-    """What came of it. ``error`` is in words, "" if all went well; then ``phases`` tell the time."""
 
     request: Request
     seconds: float
@@ -66,53 +54,9 @@ class Result(NamedTuple):
     error: str
 
 
-def models_in(folder):
-    """The saved models in a directory, with `SAMPLE` before them.
-
-    Parameters
-    ----------
-    folder : str or path-like
-
-    Returns
-    -------
-    list of str
-    """
-    return [SAMPLE, *sorted(str(path.parent) for path in Path(folder).glob("*/model.json"))]
-
-
-def destination(source, folder):
-    """Where a model is saved: under its own name, or beside itself.
-
-    Examples
-    --------
-    >>> destination("hub/llama", "models"), destination("models/llama", "models")
-    ('models/llama', 'models/llama-saved')
-    """
-    name = "smollm2" if source == SAMPLE else Path(source).name
-    place = Path(folder) / name
-    return str(place.with_name(f"{name}-saved") if place == Path(source) else place)
-
-
-def is_saved(source):
-    """Whether a source is a model in this workbook's form; an address has to be one."""
-    return "://" in source or (Path(source) / "model.json").exists()
-
-
-def problem_with(request):
-    """Why a request cannot be started, in words; "" if it can.
-
-    Examples
-    --------
-    >>> problem_with(Request("load", ""))
-    'Choose a model first.'
-    """
-    if not request.source.strip():
-        return "Choose a model first."
-    if request.action == "serialise" and "://" not in request.source and is_saved(request.source):
-        return f"{Path(request.source)} is saved already: press Load."
-    if request.prefetch and not Path(request.source).exists():
-        return "Prefetch reads local files: choose a saved model on this disk."
-    return ""
+def failed(request, error):
+    """The result of what did not run."""
+    return Result(request, 0.0, [], 0, 0, "", error)
 
 
 class Job:
@@ -125,127 +69,125 @@ class Job:
         Called with the name of each step as it begins, from another thread.
     on_end : callable
         Called with the `Result`, once, from another thread.
+    on_bytes : callable
+        Called now and then with the bytes that the step has done, and all that it will do.
     """
 
-    def __init__(self, request, on_step=lambda name: None, on_end=lambda result: None):
-        self.request, self.result = request, None
-        self._on_step, self._on_end = on_step, on_end
-        self._cancelled = False
-        command = [sys.executable, "-m", "workbook.panel.child"]
-        self._process = subprocess.Popen(
-            [*command, json.dumps(request._asdict()), str(time.perf_counter())],
-            stdin=subprocess.PIPE,  # closed with this kernel, however it ends: then the child ends too
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self._thread = threading.Thread(target=self._watch, daemon=True)
+    def __init__(
+        self,
+        request,
+        on_step=lambda name: None,
+        on_end=lambda result: None,
+        on_bytes=lambda done, total: None,
+    ):
+        self.request, self.result, self.process = request, None, None
+        self._on_step, self._on_end, self._on_bytes = on_step, on_end, on_bytes
+        self._lock, self._stopping = threading.Lock(), threading.Event()
+        self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
 
     def cancel(self):
         """End the process now; the result says so."""
-        self._cancelled = True
-        self._process.kill()
+        with self._lock:
+            self._stopping.set()
+            if self.process:
+                self.process.kill()
 
     def wait(self):
         """Block until the job has ended; its `Result`."""
         self._thread.join()
         return self.result
 
-    def _watch(self):
-        said = {}
-        errors = []
-        reader = threading.Thread(target=lambda: errors.append(self._process.stderr.read()), daemon=True)
+    def _work(self):
+        request, note = self.request, ""
+        if request.source == SAMPLE:
+            self._on_step("the sample")
+            made = self._begin(sources.sample_process)
+            out, error = made.communicate() if made else ("", "")
+            if not out:
+                self._finish(made, {}, error, note)
+                return
+            request = request._replace(source=out.splitlines()[-1])
+        if request.cold:
+            self._on_step("emptying the page cache")
+            note = sources.make_cold(request.source)
+            self._on_step("five seconds after the page cache was emptied")
+            self._stopping.wait(_SETTLE)
+        process = self._begin(lambda: _child(request))
+        said, error = self._listen(process) if process else ({}, "")
+        self._finish(process, said, error, note)
+
+    def _begin(self, start):
+        """The next process; None after a cancel."""
+        with self._lock:
+            self.process = None if self._stopping.is_set() else start()
+            return self.process
+
+    def _listen(self, process):
+        """The last message of a process, and what it wrote to stderr; steps and bytes are passed on."""
+        said, errors = {}, []
+        reader = threading.Thread(target=lambda: errors.append(process.stderr.read()), daemon=True)
         reader.start()
-        for line in self._process.stdout:
+        for line in process.stdout:
             with contextlib.suppress(ValueError):  # a library prints something of its own
                 message = json.loads(line)
+                if not isinstance(message, dict):
+                    continue
                 if "step" in message:
                     self._on_step(message["step"])
+                elif "done" in message:
+                    self._on_bytes(message["done"], message["total"])
                 else:
                     said = message
-        self._process.wait()
+        process.wait()
         reader.join()
-        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+        for pipe in (process.stdin, process.stdout, process.stderr):
             pipe.close()
-        self.result = self._judge(said, errors)
+        return said, "".join(errors)
+
+    def _finish(self, process, said, error, note):
+        request = self.request
+        if self._stopping.is_set():
+            self.result = failed(request, "Cancelled.")
+        elif "error" in said:
+            self.result = failed(request, said["error"])
+        elif "seconds" not in said:
+            last = (error.strip().splitlines() or ["no reason given"])[-1]
+            self.result = failed(request, f"The process ended with status {process.returncode}: {last}")
+        else:
+            phases = [Phase(*phase) for phase in said["phases"]]
+            self.result = Result(request, said["seconds"], phases, said["bytes"], said["private"], note, "")
         self._on_end(self.result)
 
-    def _judge(self, said, errors):
-        empty = Result(self.request, 0.0, [], 0, 0, "", "")
-        if self._cancelled:
-            return empty._replace(error="Cancelled.")
-        if "error" in said:
-            return empty._replace(error=said["error"])
-        if "seconds" not in said:
-            last = ("".join(errors).strip().splitlines() or ["no reason given"])[-1]
-            return empty._replace(error=f"The process ended with status {self._process.returncode}: {last}")
-        return Result(
-            self.request,
-            said["seconds"],
-            [Phase(*phase) for phase in said["phases"]],
-            said["bytes"],
-            said["private"],
-            said["note"],
-            "",
-        )
+
+def _child(request):
+    command = [sys.executable, "-m", "workbook.panel.child", json.dumps(request._asdict())]
+    return subprocess.Popen(
+        [*command, str(time.perf_counter())],
+        stdin=subprocess.PIPE,  # closed with this kernel, however it ends: then the child ends too
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def run(request):
     """Run a request and wait for it.
 
+    Parameters
+    ----------
+    request : Request
+
     Returns
     -------
     Result
-    """
-    if problem := problem_with(request):
-        return Result(request, 0.0, [], 0, 0, "", problem)
-    return Job(request).wait()
-
-
-COLUMNS = (
-    "model", "what", "device", "dtype", "mapped", "verify", "page cache", "prefetch", "seconds", "load",
-    "private MB", "file MB", "note",
-)  # fmt: skip
-
-
-def row(result):
-    """A result as a row of the table, by `COLUMNS`."""
-    request = result.request
-    ours = is_saved(request.source)  # the others' loaders know neither
-    state = "cold" if request.cold else "as it was"
-    load = sum(phase.seconds for phase in result.phases if phase.name == "load")
-    name = request.source.partition("?")[0].rstrip("/").rpartition("/")[2]
-    return (
-        request.source if request.source == SAMPLE else name,
-        request.action,
-        request.device,
-        request.dtype,
-        request.mapped if ours else "n/a",
-        ("yes" if request.verify else "no") if ours else "n/a",
-        state,
-        "yes" if request.prefetch else "no",
-        f"{result.seconds:.2f}" if not result.error else "-",
-        f"{load:.3f}" if not result.error else "-",
-        f"{result.private / 1e6:.0f}" if not result.error else "-",
-        f"{result.bytes / 1e6:.0f}" if not result.error else "-",
-        result.error or result.note,
-    )
-
-
-def csv_of(results):
-    """All results of this sitting as CSV text.
 
     Examples
     --------
-    >>> csv_of([]).splitlines()[0].startswith("model,what,device")
-    True
+    >>> run(Request("load", "../not/here")).error
+    '../not/here: there is no such directory. Check the path.'
     """
-    import csv
-    import io
-
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(COLUMNS)
-    writer.writerows(map(row, results))
-    return text.getvalue()
+    request = request._replace(source=sources.located(request.source))
+    if problem := problem_with(request):
+        return failed(request, problem)
+    return Job(request).wait()

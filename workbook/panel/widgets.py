@@ -1,21 +1,35 @@
-"""The panel's controls. Logic is in `runs` and `costs`; this file only wires it to ipywidgets."""
+"""The panel's controls. What they do is in `runs`; this file only wires it to ipywidgets."""
 
-import base64
 import html
-import io
 import threading
-from math import isclose, log10
+import time
 
 import ipywidgets as widgets
 
-from workbook.panel import costs, runs
+from workbook.panel import chart, estimate, request, runs, sources, table
+from workbook.panel.calculator import calculator
 
-_LABELLED = {"style": {"description_width": "9em"}, "layout": widgets.Layout(width="34em")}
-_PICTURE = threading.Lock()  # matplotlib draws one picture at a time
+__all__ = ["Panel", "calculator"]
+
+_STYLE = {"description_width": "9em"}
+_WIDE, _HALF = widgets.Layout(width="50em", max_width="98%"), widgets.Layout(width="25em", max_width="98%")
+_CSS = """<style>
+.workbook-panel { color: var(--jp-ui-font-color1, inherit); }
+.workbook-panel select { appearance: auto !important; background-image: none !important; }
+.workbook-panel input::-webkit-calendar-picker-indicator { filter: grayscale(1) brightness(0) invert(0.5); }
+.workbook-panel :focus-visible { outline: 2px solid var(--jp-brand-color1, #1976d2); }
+.workbook-panel a { color: var(--jp-content-link-color, #0b5cad); text-decoration: underline; }
+.workbook-panel .runs-scroll { overflow-x: auto; max-width: 100%; }
+.workbook-panel .runs-chart { max-width: 100%; height: auto; }
+.workbook-panel table.runs { border-collapse: collapse; font-size: 12px; line-height: 1.3; }
+.workbook-panel table.runs th, .workbook-panel table.runs td { border: 1px solid #808080; padding: 3px 6px;
+  text-align: left; vertical-align: top; max-width: 18em; }
+.workbook-panel table.runs td { overflow-wrap: break-word; }
+</style>"""
 
 
 class Panel:
-    """Choose a model and options, load it, see where the time goes; every run of this sitting is kept.
+    """Choose a model, a loader and options, run them, see where the time goes; every run of this sitting is kept.
 
     Parameters
     ----------
@@ -30,192 +44,174 @@ class Panel:
 
     def __init__(self, folder):
         self.folder, self.results, self.job = folder, [], None
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
+        self._left, self._steps, self._count, self._begun, self._expected = 0, 0, 1, 0.0, None
         self.model = widgets.Combobox(
             description="Model",
-            options=runs.models_in(folder),
-            value=runs.SAMPLE,
+            options=sources.models_in(folder),
+            value=sources.SAMPLE,
             ensure_option=False,
+            continuous_update=False,
             placeholder="saved model, Hugging Face directory or name",
-            **_LABELLED,
+            style=_STYLE,
+            layout=_WIDE,
         )
-        self.device = self._choice("Device", _devices())
-        self.dtype = self._choice("Type", ("as saved", "float32", "bfloat16", "float16"))
-        self.mapped = self._choice("Map the file", ("by itself", "yes", "no"))
-        self.readers = widgets.BoundedIntText(description="Readers (0: auto)", min=0, max=64, **_LABELLED)
+        self.loader = _choice("Loader", request.loaders(_devices()))
+        self.rounds = _number("Rounds", 1, 1, 50)
+        self.device, self.dtype = _choice("Device", _devices()), _choice("Type", request.TYPES)
+        self.mapped = _choice("Map the file", tuple(request.MAPPED))
+        self.readers = _number("Readers (0: auto)", 0, 0, 64)
+        self.cache = widgets.Text(
+            description="Cache directory", placeholder="for s3:// and http://", style=_STYLE, layout=_HALF
+        )
         self.verify, self.cold, self.prefetch = (
-            widgets.Checkbox(description=text, indent=False)
+            widgets.Checkbox(description=text, indent=False, layout=widgets.Layout(width="auto"))
             for text in (
-                "Verify every hash",
+                "Verify while loading",
                 "Cold: empty the page cache first",
                 "Prefetch before the imports",
             )
         )
         self.load = widgets.Button(description="Load", button_style="primary")
-        self.save = widgets.Button(description="Serialise")
-        self.stop = widgets.Button(description="Cancel", disabled=True)
-        self.bar = widgets.IntProgress(description="Progress", min=0, max=4, **_LABELLED)
-        self.message = widgets.HTML(value="Ready.")
-        self.picture, self.table = widgets.VBox(), widgets.HTML()
-        self.load.on_click(lambda _: self.start("load"))
-        self.save.on_click(lambda _: self.start("serialise"))
-        self.stop.on_click(lambda _: self.job and self.job.cancel())
+        self.save, self.check = widgets.Button(description="Serialise"), widgets.Button(description="Verify")
+        self.stop = widgets.Button(description="Cancel")
+        self.bar = widgets.FloatProgress(description="Progress", min=0, max=1, style=_STYLE, layout=_HALF)
+        self.estimate, self.detail, self.message, self.picture, self.table = (
+            widgets.HTML() for _ in range(5)
+        )
+        for button, action in ((self.load, "load"), (self.save, "serialise"), (self.check, "verify")):
+            button.on_click(lambda _, action=action: self.start(action))
+        self.stop.on_click(lambda _: self.cancel())
+        for control in self._settings():
+            control.observe(lambda _: self._foresee(), "value")
+        self._foresee()
+        self.say("Ready.")
 
-    @staticmethod
-    def _choice(label, options):
-        return widgets.Dropdown(description=label, options=options, **_LABELLED)
+    def _settings(self):
+        first = [self.model, self.loader, self.rounds, self.device, self.dtype, self.mapped, self.readers]
+        return [*first, self.cache, self.verify, self.cold, self.prefetch]
 
     def view(self):
         """The whole panel, to be shown."""
-        options = [self.model, self.device, self.dtype, self.mapped, self.readers]
-        switches = [self.verify, self.cold, self.prefetch]
-        buttons = widgets.HBox([self.load, self.save, self.stop])
-        return widgets.VBox([*options, *switches, buttons, self.bar, self.message, self.picture, self.table])
+        model, *choices = self._settings()
+        rows = [_in_a_row(*choices[:7]), _in_a_row(*choices[7:])]
+        buttons = _in_a_row(self.load, self.save, self.check, self.stop)
+        shown = [self.estimate, _in_a_row(self.bar, self.detail), self.message, self.picture, self.table]
+        whole = widgets.VBox([widgets.HTML(_CSS), model, *rows, buttons, *shown])
+        whole.add_class("workbook-panel")
+        return whole
 
     def request(self, action):
-        """The settings as they are now."""
-        source = self.model.value.strip()
-        return runs.Request(
-            action,
-            source,
-            runs.destination(source, self.folder),
-            self.device.value,
-            self.dtype.value,
-            self.mapped.value,
-            self.readers.value,
-            self.verify.value,
-            self.cold.value,
-            self.prefetch.value,
+        """The settings as they are now; those that a loader has no use for are left out."""
+        source = sources.located(self.model.value)
+        asked = runs.Request(
+            action, source, device=self.device.value, cold=self.cold.value, prefetch=self.prefetch.value
+        )
+        if action == "verify":
+            return asked
+        asked = asked._replace(loader=self.loader.value, dtype=self.dtype.value)
+        if action == "serialise":
+            return asked._replace(destination=sources.destination(source, self.folder))
+        if asked.way != request.OURS:
+            return asked
+        return asked._replace(
+            mapped=self.mapped.value,
+            readers=self.readers.value,
+            verify=self.verify.value,
+            cache=self.cache.value.strip() if sources.is_address(source) else "",
         )
 
     def start(self, action):
         """Begin a run, unless one is under way; returns at once."""
         with self.lock:  # a double click comes twice
             if self.job is not None:
-                self.say("A run is under way: wait for it, or cancel it.")
+                self.say("A run is under way: wait for it, or press Cancel.")
                 return
-            request = self.request(action)
-            if problem := runs.problem_with(request):
+            asked = self.request(action)
+            if problem := request.problem_with(asked):
                 self.say(problem)
                 return
-            self.bar.value, self.bar.max = 0, len(runs.STEPS[action]) + request.cold
-            self._running(True)
+            self._left = self.rounds.value if action == "load" else 1
+            self._expected = estimate.seconds(asked, self.results)[0]
             self.say("Starting.")
-            self.job = runs.Job(request, self._step, self._end)
+            self._next(asked)
+
+    def _next(self, asked):
+        self._left, self._steps, self._count = self._left - 1, 0, len(runs.STEPS[asked.action])
+        self._begun, self.bar.value = time.monotonic(), 0
+        self.job = runs.Job(asked, self._step, self._end, self._bytes)
+
+    def cancel(self):
+        """End the run now, and do no further rounds."""
+        with self.lock:
+            self._left = 0
+            if self.job is None:
+                self.say("Nothing is running.")
+            else:
+                self.job.cancel()
 
     def say(self, text):
-        self.message.value = html.escape(text)
-
-    def _running(self, running):
-        self.stop.disabled = not running
-        self.load.disabled = self.save.disabled = running
+        """Show a message; a screen reader reads it aloud."""
+        self.message.value = f'<div role="status" aria-live="polite">{html.escape(text)}</div>'
 
     def _step(self, name):
-        self.bar.value += 1
-        self.say(f"Now: {name}.")
+        self._steps, self._name, self._since = self._steps + 1, name, time.monotonic()
+        gone = self._since - self._begun
+        left = f", about {max(self._expected - gone, 0):.0f} s left" if self._expected else ""
+        self._progress(0, left)
+
+    def _bytes(self, done, total):
+        gone = time.monotonic() - self._since
+        left = f", about {gone * (total - done) / done:.0f} s left" if done and gone > 1 else ""
+        share = done / total if total else 0
+        self._progress(share, f", {done / 1e6:,.0f} of {total / 1e6:,.0f} MB{left}")
+
+    def _progress(self, share, said):
+        self.bar.value = min((self._steps - 1 + share) / self._count, 1)
+        self.detail.value = html.escape(f"{self._name}{said}")
 
     def _end(self, result):
-        self.results.append(result)
-        try:
-            self._show(result)
-        finally:
-            with self.lock:
-                self.job = None
-                self._running(False)
+        with self.lock:
+            self.results.append(result)
+            try:
+                self._show(result)
+            finally:
+                if self._left and not result.error:
+                    self._next(result.request)
+                else:
+                    self.job = None
+                    self._foresee()
 
     def _show(self, result):
-        self.bar.value = 0 if result.error else self.bar.max
-        if not result.error:
-            self.picture.children = (widgets.HTML(value=_waterfall(result)),)
-        self.model.options = runs.models_in(self.folder)
+        self.bar.value, self.detail.value = 0 if result.error else 1, ""
+        self.picture.value, self.table.value = chart.as_html(self.results), table.as_html(self.results)
+        self.model.options = sources.models_in(self.folder)
         if result.request.action == "serialise" and not result.error:
             self.model.value = result.request.destination
-        self.table.value = _table(self.results)
-        self.say(result.error or f"Done in {result.seconds:.2f} s. {result.note}")
+        rounds = f" {self._left} more to do." if self._left and not result.error else ""
+        self.say(result.error or f"Done in {result.seconds:.2f} s. {result.note}{rounds}".strip())
+
+    def _foresee(self):
+        said = estimate.in_words(self.request("load"), self.rounds.value, self.results)
+        self.estimate.value = f"<div>Load: {html.escape(said)}</div>"
+
+
+def _choice(label, options):
+    return widgets.Dropdown(description=label, options=options, style=_STYLE, layout=_HALF)
+
+
+def _number(label, value, low, high):
+    return widgets.BoundedIntText(
+        description=label, value=value, min=low, max=high, style=_STYLE, layout=_HALF
+    )
+
+
+def _in_a_row(*shown):
+    """Side by side where the page is wide enough, below each other where it is not."""
+    return widgets.HBox(shown, layout=widgets.Layout(flex_flow="row wrap"))
 
 
 def _devices():
     import torch
 
     return ("cuda", "cpu") if torch.cuda.is_available() else ("cpu",)
-
-
-def _waterfall(result):
-    import matplotlib.pyplot as plt
-
-    from workbook import plots
-
-    longest = max(result.phases, key=lambda phase: phase.seconds)
-    share = longest.seconds / result.seconds
-    with _PICTURE:
-        title = f"{share:.0%} of this run: {longest.name}"
-        axes = plots.waterfall(result.phases, title)
-        png = io.BytesIO()
-        axes.figure.savefig(png, dpi=90)
-        plt.close(axes.figure)
-    said = ", ".join(f"{phase.name} {phase.seconds:.2f} s" for phase in result.phases)
-    data = base64.b64encode(png.getvalue()).decode()
-    return f'<img alt="Timeline: {html.escape(said)}" src="data:image/png;base64,{data}">'
-
-
-def _table(results):
-    head = "".join(f"<th>{name}</th>" for name in runs.COLUMNS)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in runs.row(result)) + "</tr>"
-        for result in results
-    )
-    data = base64.b64encode(runs.csv_of(results).encode()).decode()
-    link = f'<a download="runs.csv" href="data:text/csv;base64,{data}">Download as CSV</a>'
-    return f'<table class="runs" border="1" cellpadding="4"><tr>{head}</tr>{body}</table>{link}'
-
-
-def calculator(figures):
-    """Fields and sliders for size, storage, starts and price; what a faster start is worth, as they move.
-
-    Parameters
-    ----------
-    figures : workbook.panel.costs.Figures
-        Measured on this machine; the storage begins there.
-
-    Returns
-    -------
-    ipywidgets.VBox
-    """
-    size, sized = _figure("Model, GB", 0.1, 1000, 14.0)
-    storage, stored = _figure("Storage, GB/s", 0.01, 100, figures.bandwidth / 1e9)
-    starts, started = _figure("Starts a day", 1, 100_000, 50)
-    price, priced = _figure("Price of an hour", 0.01, 100, 2.5)
-    answer = widgets.HTML()
-
-    def update(_=None):
-        with_storage = figures._replace(bandwidth=storage.value * 1e9)
-        found = costs.costs(size.value * 1e9, starts.value, price.value, with_storage)
-        answer.value = html.escape(costs.in_words(found))
-
-    for number in (size, storage, starts, price):
-        number.observe(update, "value")
-    update()
-    return widgets.VBox([sized, stored, started, priced, answer])
-
-
-def _figure(label, low, high, value):
-    """A field for a number, and the row that shows it beside a slider: each follows the other."""
-    number = widgets.BoundedFloatText(
-        description=label,
-        min=low,
-        max=high,
-        value=min(max(value, low), high),
-        style={"description_width": "9em"},
-        layout=widgets.Layout(width="16em"),
-    )
-    slider = widgets.FloatLogSlider(
-        min=log10(low), max=log10(high), step=0.02, value=number.value, readout=False
-    )
-
-    def slid(change):
-        if not isclose(number.value, change.new, rel_tol=0.01):  # else the slider followed what was typed
-            number.value = float(f"{change.new:.3g}")
-
-    slider.observe(slid, "value")
-    number.observe(lambda change: setattr(slider, "value", change.new), "value")
-    return number, widgets.HBox([number, slider])

@@ -1,0 +1,73 @@
+"""The calculator's controls; its arithmetic is in `costs`."""
+
+import html
+from math import log10
+
+import ipywidgets as widgets
+
+from workbook.panel import costs
+
+
+def calculator(figures):
+    """Sliders for size, storage, starts and price; what a faster start is worth, as they move.
+
+    Parameters
+    ----------
+    figures : workbook.panel.costs.Figures
+        Measured on this machine; the storage's slider begins there.
+
+    Returns
+    -------
+    ipywidgets.VBox
+
+    Examples
+    --------
+    >>> calculator(costs.Figures(imports=5.0, first_token=0.5, bandwidth=1e9, saving=1e9))
+    VBox(...)
+    """
+    rows = [
+        _slider("Model, GB", 0.1, 1000, 14.0),
+        _slider("Storage, GB/s", 0.01, 100, figures.bandwidth / 1e9),
+        _slider("Starts a day", 1, 100_000, 50),
+        _slider("Price of an hour", 0.01, 100, 2.5),
+    ]
+    numbers = [number for _, number in (row.children for row in rows)]
+    answer = widgets.HTML()
+
+    def update(_=None):
+        size, storage, starts, price = (number.value for number in numbers)
+        found = costs.costs(size * 1e9, starts, price, figures._replace(bandwidth=storage * 1e9))
+        said = html.escape(costs.in_words(found))
+        answer.value = f'<div role="status" aria-live="polite">{said}</div>'
+
+    for number in numbers:
+        number.observe(update, "value")
+    update()
+    return widgets.VBox([*rows, answer])
+
+
+def _slider(label, low, high, value):
+    """A slider over powers of ten, and a field beside it that keeps to the digit what is typed."""
+    value = min(max(value, low), high)
+    slider = widgets.FloatLogSlider(
+        description=label,
+        min=log10(low),
+        max=log10(high),
+        value=value,
+        readout=False,
+        style={"description_width": "9em"},
+        layout=widgets.Layout(width="24em"),
+    )
+    number = widgets.BoundedFloatText(
+        value=value, min=low, max=high, step=None, tooltip=label, layout=widgets.Layout(width="8em")
+    )
+
+    def slid(change):
+        if (
+            abs(log10(change.new / number.value)) > 0.05
+        ):  # not where the slider follows the field, by its own steps
+            number.value = float(f"{change.new:.3g}")
+
+    slider.observe(slid, "value")
+    number.observe(lambda change: setattr(slider, "value", change.new), "value")
+    return widgets.HBox([slider, number])

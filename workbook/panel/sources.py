@@ -1,0 +1,164 @@
+"""What is typed as a model: where it is, what kind of thing it is, and what it is called in a table."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from helpers.storage import page_cache
+from workbook import paths
+
+SAMPLE = "sample: SmolLM2"
+_WEIGHTS = (".tensors", ".safetensors", ".bin")
+_HUB_NAME = r"[\w-][\w.-]*(/[\w-][\w.-]*)?"
+
+
+def models_in(folder):
+    """The saved models in a directory, with `SAMPLE` before them.
+
+    Parameters
+    ----------
+    folder : str or path-like
+
+    Returns
+    -------
+    list of str
+    """
+    return [SAMPLE, *sorted(str(path.parent) for path in Path(folder).glob("*/model.json"))]
+
+
+def located(source):
+    """A source as a loader gets it.
+
+    A path may begin at the working directory or at the workbook's own folder, with ``~`` and with a slash at
+    its end.
+
+    Examples
+    --------
+    >>> located(" s3://bucket/m/ "), located("org/name")
+    ('s3://bucket/m', 'org/name')
+    """
+    source = source.strip()
+    if is_address(source) or source in ("", SAMPLE):
+        return source.rstrip("/")
+    path = Path(source).expanduser()
+    for place in (path, paths.DATA.parent / path):
+        if place.exists():
+            return os.path.normpath(place)
+    return source.rstrip("/")
+
+
+def is_address(source):
+    """Whether a source is on the network: ``s3://…`` or ``http(s)://…``."""
+    return "://" in source
+
+
+def kind(source):
+    """What a source is.
+
+    Returns
+    -------
+    str
+        ``"saved"``: by `serialise`, here or at an address; ``"checkpoint"``: a Hugging Face directory;
+        ``"name"``: of one on the hub; ``"none"``: a directory without a model; ``"missing"``: a path where
+        nothing is.
+
+    Examples
+    --------
+    >>> kind("s3://bucket/m"), kind("org/name"), kind("../not/here"), kind(SAMPLE)
+    ('saved', 'name', 'missing', 'checkpoint')
+    """
+    path = Path(source)
+    if is_address(source) or (path / "model.json").exists() or path.is_file():
+        return "saved"
+    if source == SAMPLE or any((path / name).exists() for name in ("config.json", "model_index.json")):
+        return "checkpoint"
+    if path.is_dir():
+        return "none"
+    return "name" if re.fullmatch(_HUB_NAME, source) else "missing"
+
+
+def weights(folder):
+    """The files of weights in a directory and in those of its parts; none of an address or a name."""
+    found = [path for pattern in ("*", "*/*") for path in Path(folder).glob(pattern)]
+    return [path for path in found if path.suffix in _WEIGHTS and path.is_file()]
+
+
+def size_and_share(folder):
+    """Bytes of the files of weights, and the share of them that is in the page cache."""
+    files = weights(folder)
+    size = sum(path.stat().st_size for path in files)
+    there = sum(path.stat().st_size * page_cache.resident(path) for path in files if path.stat().st_size)
+    return size, there / size if size else 0.0
+
+
+def make_cold(source):
+    """Take a model's files out of the page cache; a note if they would not go.
+
+    Parameters
+    ----------
+    source : str
+
+    Returns
+    -------
+    str
+        "" if it is cold.
+    """
+    from workbook.bench import pagecache
+
+    folder = Path(source)
+    if not folder.is_dir():
+        return "not on this disk: not made cold"
+    files = [path for path in folder.rglob("*") if path.is_file() and path.stat().st_size]
+    for path in files:
+        pagecache.evict(path)
+    stayed = max((pagecache.resident(path) for path in files), default=0)
+    return f"not cold: {stayed:.0%} of a file stayed in memory" if stayed > 0.02 else ""
+
+
+def sample_process():
+    """A process that makes the sample, which takes half a minute the first time, and prints where it is."""
+    command = [sys.executable, "-c", "from workbook.samples import smollm2; print(smollm2())"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def labels(sources):
+    """The shortest ends of paths that tell sources apart, for a table.
+
+    Parameters
+    ----------
+    sources : iterable of str
+
+    Returns
+    -------
+    dict of str to str
+
+    Examples
+    --------
+    >>> labels(["here/m", "there/m", "n", SAMPLE])
+    {'here/m': 'here/m', 'there/m': 'there/m', 'n': 'n', 'sample: SmolLM2': 'sample: SmolLM2'}
+    """
+    # what stands behind a ? may be a signature, and stays out of every table
+    parts = {source: source.partition("?")[0].split("/") for source in sources}
+    found = {}
+    for source, own in parts.items():
+        for count in range(1, len(own) + 1):
+            end = own[-count:]
+            if sum(other[-count:] == end for other in parts.values()) == 1:
+                break
+        found[source] = "/".join(end)
+    return found
+
+
+def destination(source, folder):
+    """Where a model is saved: under its own name, or beside itself.
+
+    Examples
+    --------
+    >>> destination("hub/llama", "models"), destination("models/llama", "models")
+    ('models/llama', 'models/llama-saved')
+    """
+    name = "smollm2" if source == SAMPLE else Path(source).name
+    place = Path(folder) / name
+    return str(place.with_name(f"{name}-saved") if place == Path(source) else place)
