@@ -129,7 +129,7 @@ def visit(site, browser):
         page.on("pageerror", lambda error: page.complaints.append(str(error)))
         page.on("console", lambda said: said.type == "error" and page.complaints.append(said.text))
         page.goto((site / name).as_uri() if "?" not in name else f"{site.as_uri()}/{name}")
-        page.wait_for_load_state("networkidle")
+        page.wait_for_timeout(500)  # what scripts ask for once the page is there
         return page
 
     yield visit
