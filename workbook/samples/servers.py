@@ -8,21 +8,25 @@ import contextlib
 import json
 import os
 import secrets
+import select
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 from helpers.errors import StorageError
 
 _PATIENCE = 60  # seconds for a server to come up
+_LARGE = 1 << 20  # bytes after which an answer is one of weights, and a fault can meet it
 
 
 class ObjectStore(NamedTuple):
@@ -172,6 +176,100 @@ http {{
         with _process(command, folder):
             _wait(lambda: _answers(port), folder)
             yield f"http://127.0.0.1:{port}"
+
+
+class Network:
+    """A way to a server on which connections can be cut or stall.
+
+    Attributes
+    ----------
+    address : str
+        Stands for the server's own.
+    faults : list of str
+        What befalls the next connections, one each, as soon as they have carried a megabyte: ``"cut"`` (the connection
+        is closed) or ``"stall"`` (nothing comes any more, until the reader gives up).
+    met : list of str
+        The faults that have happened.
+    carried : int
+        Bytes that came through to the reader.
+    """
+
+    def __init__(self, address):
+        self.address, self.faults, self.met, self.carried = address, [], [], 0
+        self._lock = threading.Lock()
+
+    def _count(self, size, so_far):
+        """Note what came; the fault that befalls its connection now, if one does."""
+        with self._lock:
+            self.carried += size
+            if so_far < _LARGE or not self.faults:
+                return None
+            self.met.append(self.faults.pop(0))
+            return self.met[-1]
+
+
+@contextlib.contextmanager
+def network(server):
+    """Put an unreliable network before a server, for the length of the block.
+
+    It carries the bytes of real connections to the real server, and cuts or stalls them on request.
+
+    Parameters
+    ----------
+    server : str
+        An address as `web_server` gives it.
+
+    Yields
+    ------
+    Network
+    """
+    target = urlsplit(server)
+    stop, carriers = threading.Event(), []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        state = Network(f"http://127.0.0.1:{listener.getsockname()[1]}")
+        listener.settimeout(0.05)
+
+        def listen():
+            while not stop.is_set():
+                with contextlib.suppress(TimeoutError):
+                    near = listener.accept()[0]
+                    carriers.append(threading.Thread(target=_carry, args=(state, near, target, stop)))
+                    carriers[-1].start()
+
+        listening = threading.Thread(target=listen)
+        listening.start()
+        try:
+            yield state
+        finally:
+            stop.set()
+            for thread in (listening, *carriers):
+                thread.join()
+
+
+def _carry(state, near, target, stop):
+    """Carry one connection until one of its ends closes it, or a fault befalls it."""
+    far = socket.create_connection((target.hostname, target.port))
+    watched, so_far = [near, far], 0
+    # either end may vanish at any moment: that ends the connection, as it would on a real network
+    with near, far, contextlib.suppress(ConnectionError):
+        while not stop.is_set():
+            ready = select.select(watched, [], [], 0.05)[0]
+            if near in ready:
+                data = near.recv(1 << 16)
+                if not data:
+                    return
+                far.sendall(data)
+            if far in ready:
+                data = far.recv(1 << 18)
+                if not data:
+                    return
+                near.sendall(data)
+                so_far += len(data)
+                fault = state._count(len(data), so_far)
+                if fault == "cut":
+                    return
+                if fault == "stall":
+                    watched = [near]
 
 
 @contextlib.contextmanager
