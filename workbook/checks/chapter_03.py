@@ -23,17 +23,18 @@ def vae_parameters(answer, *, parameters, tensors):
     )
 
 
-def recorded(answer, *, choices, saved):
+def recorded(answer, *, choices):
     """Which of several things a saved pipeline records.
 
     Examples
     --------
-    >>> facts = {"choices": {"weights", "seed", "classes"}, "saved": {"weights", "classes"}}
-    >>> recorded({"weights", "classes"}, **facts)
+    >>> choices = {"weights", "seed", "classes of the parts"}
+    >>> recorded({"weights", "classes of the parts"}, choices=choices)
     'Right. The rest are arguments of the call, so they belong in the configuration of the service.'
-    >>> recorded({"weights", "seed"}, **facts)
+    >>> recorded({"weights", "seed"}, choices=choices)
     'Not yet. One of these is given to the pipeline anew with every call.'
     """
+    saved = choices - {"seed", "number of steps"}
     return respond(
         answer,
         "The rest are arguments of the call, so they belong in the configuration of the service.",
