@@ -156,8 +156,14 @@ def test_panel_and_calculator_answer_mouse_and_keyboard(lab):
         rows = page.locator("table.runs tr")
         assert rows.count() == 2
         assert "panel" in rows.nth(1).inner_text()
-        assert page.get_by_role("link", name="Download as CSV").get_attribute("href").startswith("data:text/csv")
-        assert page.get_by_role("link", name="Save the picture").get_attribute("href").startswith("data:image/svg")
+        assert (
+            page.get_by_role("link", name="Download as CSV").get_attribute("href").startswith("data:text/csv")
+        )
+        assert (
+            page.get_by_role("link", name="Save the picture")
+            .get_attribute("href")
+            .startswith("data:image/svg")
+        )
         keep_picture(page.locator(".jp-OutputArea-output:has(table.runs)"), "panel")
 
         # by keyboard alone: two buttons on is Verify
