@@ -30,6 +30,7 @@ def execute(path):
         notebook,
         timeout=1200,
         record_timing=False,
+        coalesce_streams=True,  # a busy machine may split what one cell prints
         extra_arguments=["--log-level=ERROR"],  # it warns of plain TCP, which stays on loopback here
         resources={"metadata": {"path": path.parent}},
     )

@@ -41,7 +41,7 @@ def prepare(app, docname, content):
     first.source = first.source.replace("# ", f"# {docname[:2]} ", 1)
     for cell, following in zip(notebook.cells, [*notebook.cells[1:], None], strict=True):
         if cell.cell_type == "code":
-            options = {"image": {"alt": text_alternative(following)}}
+            options = {"image": {"alt": text_alternative(cell, following)}}
             if "solution" in cell.metadata.get("tags", []):
                 cell.metadata.tags.append("hide-cell")
                 options |= SOLUTION
@@ -51,11 +51,12 @@ def prepare(app, docname, content):
     content[0] = nbformat.writes(notebook)
 
 
-def text_alternative(following):
-    """What a picture shows, in words: the first sentence of the prose that follows it."""
+def text_alternative(cell, following):
+    """What a picture shows, in words: the first sentence of the prose that follows it, else its own title."""
     prose = following.source.strip() if following and following.cell_type == "markdown" else "#"
     if prose.startswith(("#", "|", "!")):
-        return "A chart; the text above it says what it shows."
+        titles = [output.get("metadata", {}).get("image/png", {}).get("alt") for output in cell.outputs]
+        return next(filter(None, titles), "A chart; the text above it says what it shows.")
     plain = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", prose.splitlines()[0])
     return re.match(r".*?[.?:](?=\s|$)|.*", re.sub(r"[*`_]", "", plain))[0]
 
