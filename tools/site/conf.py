@@ -40,6 +40,8 @@ def prepare(app, docname, content):
     first = notebook.cells[0]
     first.source = first.source.replace("# ", f"# {docname[:2]} ", 1)
     for cell, following in zip(notebook.cells, [*notebook.cells[1:], None], strict=True):
+        if cell.cell_type == "markdown":  # what lies outside of notebooks/ is not in the site: no link to it
+            cell.source = re.sub(r"(?<!!)\[([^]]*)\]\(\.\./[^)]*\)", r"\1", cell.source)
         if cell.cell_type == "code":
             options = {"image": {"alt": text_alternative(cell, following)}}
             if "solution" in cell.metadata.get("tags", []):
