@@ -39,7 +39,7 @@ TURNS = [  # measured in turns of their own: key, what, ours, theirs, against, a
 BESIDES = (
     "Speed is not what the saved form is for where another loader is as fast. It comes back exactly as it was "
     "saved (tied weights, buffers, flags, train or eval mode), also a module of your own or an estimator without "
-    "pickle; damage is found; it is read from object storage as from a disk; and it is one call for all of these."
+    "pickle; damage can be found; it is read from object storage as from a disk; and it is one call for all of these."
 )
 
 

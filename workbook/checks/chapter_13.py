@@ -1,7 +1,5 @@
 """Checks of the exercises in notebook 13: what a faster start is worth."""
 
-import math
-
 from workbook.checks import about, respond
 
 
@@ -58,24 +56,21 @@ def size_that_gains_most(answer, *, imports, bandwidth):
     )
 
 
-def starts_until_saved(answer, *, writing, won):
-    """Exercise 3: the starts after which the seconds of one more save are won back.
+def starts_until_saved(answer):
+    """Exercise 3: the starts after which one more save is won back, if prefetch is the only gain.
 
     Examples
     --------
-    >>> starts_until_saved(4, writing=14.0, won=4.0)
-    'Right. The save is paid for once, and every start from then on is ahead.'
-    >>> starts_until_saved(3.5, writing=14.0, won=4.0)
-    'Not yet. Starts come whole: after how many of them is the last second won back?'
-    >>> starts_until_saved(1, writing=14.0, won=4.0)
-    'Not yet. Compare the seconds that the save takes with the seconds that one start wins.'
+    >>> starts_until_saved("never")
+    'Right. The gain needs no second copy; a saved form pays for what it does beyond the best loader without one.'
+    >>> starts_until_saved(12)
+    'Not yet. Would `from_pretrained` with prefetch not win the same seconds, without the copy?'
     """
     return respond(
         answer,
-        "The save is paid for once, and every start from then on is ahead.",
-        (lambda a: a != int(a), "Starts come whole: after how many of them is the last second won back?"),
+        "The gain needs no second copy; a saved form pays for what it does beyond the best loader without one.",
         (
-            lambda a: a != math.ceil(writing / won),
-            "Compare the seconds that the save takes with the seconds that one start wins.",
+            lambda a: str(a).strip().lower() != "never",
+            "Would `from_pretrained` with prefetch not win the same seconds, without the copy?",
         ),
     )

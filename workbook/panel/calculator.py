@@ -22,7 +22,7 @@ def calculator(figures):
 
     Examples
     --------
-    >>> calculator(costs.Figures(imports=5.0, first_token=0.5, bandwidth=1e9, saving=1e9))
+    >>> calculator(costs.Figures(imports=5.0, first_token=0.5, bandwidth=1e9))
     VBox(...)
     """
     rows = [

@@ -1,4 +1,4 @@
-"""What a faster start is worth: seconds, starts until it pays, money. Arithmetic, said as such."""
+"""What reading ahead is worth, with any loader: seconds and money. Arithmetic, said as such."""
 
 from typing import NamedTuple
 
@@ -14,18 +14,15 @@ class Figures(NamedTuple):
         Seconds from the loaded model to the first token.
     bandwidth : float
         Bytes a second of a cold read from the storage.
-    saving : float
-        Bytes a second of `serialise`.
     """
 
     imports: float
     first_token: float
     bandwidth: float
-    saving: float
 
 
 class Costs(NamedTuple):
-    """Seconds of one cold start before and after, what a day and a month save, and when it pays.
+    """Seconds of one cold start before and after, and what a day and a month save.
 
     Attributes
     ----------
@@ -34,19 +31,16 @@ class Costs(NamedTuple):
     seconds_a_day : float
     money_a_month : float
         In the unit of the price; a month has 30 days.
-    starts_to_win_back : float
-        Starts after which the time of saving the model once more is won back.
     """
 
     before: float
     after: float
     seconds_a_day: float
     money_a_month: float
-    starts_to_win_back: float
 
 
 def costs(size, starts_a_day, price_an_hour, figures):
-    """What prefetching and mapping save for a model of this size.
+    """What prefetching saves for a model of this size, whoever loads it.
 
     Before: imports, then the weights are read, then the first token. After: the weights are read
     while the imports run, so the longer of the two counts.
@@ -66,16 +60,16 @@ def costs(size, starts_a_day, price_an_hour, figures):
 
     Examples
     --------
-    >>> found = costs(10e9, 100, 2.0, Figures(5.0, 0.5, 1e9, 1e9))
-    >>> found.before, found.after, found.starts_to_win_back
-    (15.5, 10.5, 2.0)
+    >>> found = costs(10e9, 100, 2.0, Figures(5.0, 0.5, 1e9))
+    >>> found.before, found.after
+    (15.5, 10.5)
     """
     read = size / figures.bandwidth
     before = figures.imports + read + figures.first_token
     after = max(figures.imports, read) + figures.first_token
     won = before - after
     day = won * starts_a_day
-    return Costs(before, after, day, day * 30 / 3600 * price_an_hour, size / figures.saving / won)
+    return Costs(before, after, day, day * 30 / 3600 * price_an_hour)
 
 
 def in_words(found):
@@ -83,13 +77,10 @@ def in_words(found):
 
     Examples
     --------
-    >>> in_words(Costs(15.5, 10.5, 500.0, 8.333, 2.0))
-    'A cold start takes 10.5 s instead of 15.5 s. That is 8 minutes a day, 8.33 a month, and the time \
-of saving is won back after 2 starts.'
+    >>> in_words(Costs(15.5, 10.5, 500.0, 8.333))
+    'A cold start takes 10.5 s instead of 15.5 s. That is 8 minutes a day and 8.33 a month, with any loader.'
     """
-    starts = max(1, -(-found.starts_to_win_back // 1))
     return (
         f"A cold start takes {found.after:.1f} s instead of {found.before:.1f} s. "
-        f"That is {found.seconds_a_day / 60:.0f} minutes a day, {found.money_a_month:,.2f} a month, "
-        f"and the time of saving is won back after {starts:.0f} start{'s' if starts > 1 else ''}."
+        f"That is {found.seconds_a_day / 60:.0f} minutes a day and {found.money_a_month:,.2f} a month, with any loader."
     )
