@@ -10,7 +10,9 @@ def bits(tensor):
     direct = plain.layout == torch.strided and plain.device.type == "cpu" and plain.is_contiguous()
     if not direct or plain.is_conj() or plain.is_neg():
         plain = torch.empty(tensor.shape, dtype=tensor.dtype).copy_(plain)
-    return plain.reshape(-1).view(torch.uint8)
+    flat = plain.reshape(-1)
+    # one element, or none, counts as contiguous whatever its stride, which a view as bytes refuses
+    return flat.as_strided(flat.shape, (1,)).view(torch.uint8)
 
 
 def assert_same_tensor(name, one, other):
