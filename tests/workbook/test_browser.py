@@ -236,7 +236,11 @@ CONTRAST = """element => {
 
 def test_make_lab_opens_the_first_notebook_and_no_news(browser, tmp_path):
     recipe = subprocess.run(
-        ["make", "--dry-run", "lab"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["make", "--dry-run", "--no-print-directory", "lab"],  # its last line, also within `make test`
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     command = recipe.stdout.splitlines()[-1].split()
     assert command[0].endswith("bin/jupyter")
