@@ -106,9 +106,8 @@ def part(array: np.ndarray) -> tuple[bytes, torch.Tensor]:
     head = io.BytesIO()
     try:
         np.lib.format.write_array_header_1_0(head, np.lib.format.header_data_from_array_1_0(array))
-    except (
-        ValueError
-    ):  # long, or with the names of fields in other alphabets: numpy has no function for its header
+    except ValueError:
+        # long, or with the names of fields in other alphabets: numpy has no function for its header
         np.save(head, array, allow_pickle=False)
         head.truncate(head.tell() - array.nbytes)
     array = array.T if np.isfortran(array) else array

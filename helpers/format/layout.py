@@ -252,7 +252,7 @@ def _read_index(raw):
     at = len(MAGIC)
     version, flags, _, _, count = _FIXED.unpack_from(raw, at)
     at += _FIXED.size
-    if future_version(raw):
+    if version > _NEWEST:
         raise ValueError(f"states data version {version}, which this package does not know")
     if version == _ENCRYPTED:
         raise Encrypted

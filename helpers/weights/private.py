@@ -111,11 +111,8 @@ def read(
                 name = str(stored).removeprefix(".")
                 loaded[name] = parameter.detach()
                 bar.update(expected[name].nbytes)
-    except (
-        torch.OutOfMemoryError,
-        torch.AcceleratorError,
-    ):  # both are RuntimeErrors, and no fault of the file
-        raise
+    except (torch.OutOfMemoryError, torch.AcceleratorError):
+        raise  # both are RuntimeErrors, and no fault of the file
     except (ValueError, KeyError, RuntimeError) as error:
         raise unreadable(label, error) from error
     return loaded

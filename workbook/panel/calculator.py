@@ -63,9 +63,8 @@ def _slider(label, low, high, value):
     )
 
     def slid(change):
-        if (
-            abs(log10(change.new / number.value)) > 0.05
-        ):  # not where the slider follows the field, by its own steps
+        # where the slider only follows the field, it goes to its nearest step
+        if abs(log10(change.new / number.value)) > 0.05:
             number.value = float(f"{change.new:.3g}")
 
     slider.observe(slid, "value")
