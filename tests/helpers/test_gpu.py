@@ -8,6 +8,7 @@ import pytest
 import torch
 from equality import assert_same_module, assert_same_tensor, bits
 from faulty import serving
+from normed import build
 
 from helpers import deserialise, serialise
 from helpers.errors import CorruptFile, ModelError
@@ -26,11 +27,6 @@ def way(request, monkeypatch):
     monkeypatch.setattr(onto_gpu, "way", request.param)
     monkeypatch.setattr(ring, "_SIZE", 10_000)  # several pieces, the last one not full
     return request.param
-
-
-def build():
-    torch.manual_seed(0)
-    return torch.nn.Sequential(torch.nn.Linear(300, 200), torch.nn.BatchNorm1d(200), torch.nn.Linear(200, 7))
 
 
 @pytest.fixture

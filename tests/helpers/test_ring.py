@@ -8,6 +8,7 @@ import odd_modules
 import pytest
 import torch
 from equality import assert_same_module, assert_same_tensor
+from normed import build
 
 from helpers import deserialise, serialise
 from helpers.errors import CorruptFile, StorageError
@@ -32,11 +33,6 @@ def by_ring(monkeypatch):
     monkeypatch.setattr(ring, "from_file", lambda *given: seen.append(given) or read(*given))
     yield
     assert seen, "the ring was not used"
-
-
-def build():
-    torch.manual_seed(0)
-    return torch.nn.Sequential(torch.nn.Linear(300, 200), torch.nn.BatchNorm1d(200), torch.nn.Linear(200, 7))
 
 
 @pytest.fixture
