@@ -10,6 +10,8 @@ import torch
 from torch import nn
 
 from helpers.errors import SkeletonMismatch
+from helpers.modules.elsewhere import given_over
+from helpers.modules.parameters import parameter_like
 from helpers.modules.reach import places, reached
 from helpers.modules.structure import OWN, attributes, blank, modes, slots, value
 from helpers.modules.views import lay_out, same_bytes
@@ -33,7 +35,8 @@ def restore(skeleton: nn.Module, tensors: dict, structure: dict, source: str | o
     Raises
     ------
     SkeletonMismatch
-        Lists every missing, unexpected or differently shaped tensor.
+        Lists every missing, unexpected or differently shaped tensor; or names an object of the skeleton that keeps
+        a parameter or a buffer as well and cannot be given the loaded one.
     """
     modules = dict(skeleton.named_modules(remove_duplicate=False))
     laid = lay_out(tensors, structure)
@@ -72,11 +75,14 @@ def restore(skeleton: nn.Module, tensors: dict, structure: dict, source: str | o
         prefix, _, key = name.rpartition(".")
         if prefix in modules:
             modules[prefix].__dict__[key] = tensor
-    seen = set()
     for name, module in modules.items():
         module.training = structure["training"] != (name in other)
-        held = {key: part for key, part in vars(module).items() if key not in OWN}
-        module.__dict__.update(_swapped(held, f"{name}." if name else "", fresh, replaced, seen))
+    _exchange(modules, fresh, replaced)
+    if in_place := given_over(skeleton, replaced, source):
+        for _, owner, key, kind in slots(skeleton):
+            if found := in_place.get(id(value(owner, key, kind))):
+                setattr(owner, key, found[1])
+        _exchange(modules, {}, in_place)
 
 
 def _make_room(modules, transient, first):
@@ -95,14 +101,12 @@ def _empty(owner, key, kind):
         place[key] = parameter_like(old, new, old.requires_grad) if kind == "parameter" else new
 
 
-def parameter_like(old, tensor, requires_grad):
-    if old is None or type(old) is nn.Parameter:
-        parameter = nn.Parameter(tensor, requires_grad=requires_grad)
-    else:  # a subclass, as some libraries have
-        parameter = torch.Tensor._make_subclass(type(old), tensor, requires_grad)
-    if old is not None:
-        vars(parameter).update(vars(old))  # marks such as _no_weight_decay
-    return parameter
+def _exchange(modules, fresh, replaced):
+    """In the attributes of modules and in the containers there, the skeleton's tensors for the loaded ones."""
+    seen = set()
+    for name, module in modules.items():
+        held = {key: part for key, part in vars(module).items() if key not in OWN}
+        module.__dict__.update(_swapped(held, f"{name}." if name else "", fresh, replaced, seen))
 
 
 def _swapped(place, prefix, fresh, replaced, seen):

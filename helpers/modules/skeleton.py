@@ -9,7 +9,8 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
 
 from helpers.errors import SkeletonMismatch, UnsupportedModel
-from helpers.modules.restore import parameter_like, restore, structure_of, without_data
+from helpers.modules.parameters import parameter_like
+from helpers.modules.restore import restore, structure_of, without_data
 from helpers.modules.structure import capture
 from helpers.options import Options
 from helpers.timeline import phase
