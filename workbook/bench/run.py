@@ -12,6 +12,7 @@ import time
 from importlib.metadata import PackageNotFoundError, version
 
 from workbook.bench import pagecache
+from workbook.bench.files import FORMATS
 from workbook.bench.routes import ALL, trick_of
 from workbook.bench.states import STATES, bring, check_possible
 
@@ -189,6 +190,9 @@ def libraries(model, routes):
 def _one(model, name, state, files, begin):
     """One measurement; none is made where the state is not reached."""
     form = ALL[name].form
+    for other in FORMATS:  # what other routes have left would fill the memory, and the last ones read into a full one
+        if other != form and model.file(other).exists():
+            pagecache.evict(model.file(other))
     small = [
         path for path in {*model.hf.iterdir(), *(model.folder / form).iterdir()} if path.suffix == ".json"
     ]

@@ -66,7 +66,7 @@ def measure(model, rounds):
 
 
 def main(name, bucket, hf):
-    from workbook.bench import models, routes
+    from workbook.bench import loaders, models
     from workbook.bench.child import first_token
 
     model = models.Model("", Path(hf).parent)
@@ -79,7 +79,7 @@ def main(name, bucket, hf):
     start = time.perf_counter()
     if name == "tensorizer":
         with no_init_or_tensor():
-            loaded = routes.from_config(model, cls)
+            loaded = loaders.from_config(model, cls)
         deserialiser = TensorDeserializer(f"s3://{bucket}/guide/model.tensors")
         deserialiser.load_into_module(loaded)
         deserialiser.close()
