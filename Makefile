@@ -30,8 +30,10 @@ lab: setup
 quick: check
 	$(BIN)/python -m pytest --quiet -m "not slow" helpers workbook tests
 
+# Two processes, a file of tests in one of them; what measures the machine comes after, alone.
 test: check quantised
-	$(BIN)/python -m pytest --quiet helpers workbook tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --quiet --numprocesses 2 --dist loadfile -m "not alone" helpers workbook tests
+	$(BIN)/python -m pytest --quiet -m alone tests
 	$(BIN)/python -m pytest --quiet --nbval --nbval-sanitize-with tests/nbval.cfg notebooks
 
 # Where torchao is installed, every from_pretrained imports it; so these tests alone see it.

@@ -20,13 +20,13 @@ EXTRAS = sys.argv[1] if len(sys.argv) > 1 else "workbook,test,peers,scale,site"
 SPACE = 7 << 30  # bytes; the CPU build of torch needs less, the CUDA build all of it
 NEEDED = (
     "torch tensorizer transformers diffusers sklearn skops gguf accelerate matplotlib pandas ipywidgets "
-    "jupyterlab nbclient nbval peft pytest hypothesis ruff boto3 helpers workbook importlinter mypy "
+    "jupyterlab nbclient nbval peft pytest xdist hypothesis ruff boto3 helpers workbook importlinter mypy "
     "myst_nb sphinx_book_theme"
 )
 OLDEST = (3, 11)
 # What pip cannot bring, by how it is recognised; without it the tests and cells that need it are skipped.
 SYSTEM = {
-    "nginx": "nginx-light",  # the HTTP server of notebook 07
+    "nginx": "nginx-light",  # the HTTP server of notebook 09
     "fusermount3": "fuse3",  # a mounted network filesystem, tests only
     "chromium": "chromium",  # browser tests
     "libsodium": "libsodium23",  # encryption

@@ -272,6 +272,8 @@ def test_it_is_light():
 import sys, time
 start = time.perf_counter()
 from helpers import cold_start
+
+pytestmark = pytest.mark.alone  # it looks at the page cache and at times
 print(time.perf_counter() - start, *{"torch", "subprocess", "ctypes", "logging", "hashlib"} & set(sys.modules))
 """
     runs = [subprocess.check_output([sys.executable, "-c", code], text=True).split() for _ in range(3)]

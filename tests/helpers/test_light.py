@@ -97,6 +97,8 @@ class TestPrefetch:
         code = """
 import sys, time
 from helpers import prefetch
+
+pytestmark = pytest.mark.alone  # it measures times
 start = time.perf_counter()
 prefetch(sys.argv[1])
 print(time.perf_counter() - start, "torch" in sys.modules, flush=True)

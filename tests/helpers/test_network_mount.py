@@ -19,7 +19,7 @@ from workbook import machine
 from workbook.bench import pagecache
 from workbook.samples.servers import mounted, weed
 
-pytestmark = pytest.mark.slow  # SeaweedFS, mounted by FUSE
+pytestmark = [pytest.mark.slow, pytest.mark.alone]  # SeaweedFS, mounted by FUSE; it looks at the page cache
 
 
 def llama(layers=4, hidden=1024):

@@ -16,6 +16,8 @@ from helpers.errors import SkeletonMismatch, UnsupportedModel
 from helpers.storage import fetch
 from workbook.bench import pagecache
 
+pytestmark = pytest.mark.alone  # it looks at the page cache
+
 KEY = bytes(32)
 
 

@@ -10,6 +10,8 @@ import pytest
 from helpers.storage import fetch, memory, pace
 from helpers.storage.address import open_store
 
+pytestmark = pytest.mark.alone  # it measures times
+
 CONTENT = bytes(range(256)) * (40 << 10)  # 10 MB
 BITE = 16 << 10
 SPEED = 1.6e6  # bytes a second, for each connection; ten times as much for all together

@@ -14,6 +14,8 @@ from helpers.errors import CorruptFile, StorageError
 from helpers.storage import cache, fetch, http
 from helpers.storage.address import open_store
 
+pytestmark = pytest.mark.alone  # it measures times
+
 CONTENT = os.urandom(300_000)
 
 

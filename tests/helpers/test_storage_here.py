@@ -254,6 +254,8 @@ open(sys.argv[1] + "/cgroup.procs", "w").write(str(os.getpid()))
 logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
 held = bytearray(os.urandom(1 << 20)) * int(sys.argv[3])
 from helpers import prefetch
+
+pytestmark = pytest.mark.alone  # it looks at the page cache and at times
 prefetch(sys.argv[2])
 while len(__import__("threading").enumerate()) > 1:
     time.sleep(0.01)

@@ -259,6 +259,8 @@ def test_without_ray_one_line_says_how_to_get_it():
 import sys
 sys.modules["ray"] = None
 from workbook import replicas as scale
+
+pytestmark = pytest.mark.alone  # Ray takes both cores and much memory
 try:
     scale.require_ray()
 except Exception as error:
