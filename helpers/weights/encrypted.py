@@ -17,6 +17,7 @@ from helpers.format.head import check_head
 from helpers.format.manifest import TENSORS
 from helpers.format.selection import Part
 from helpers.progress import progress_bar
+from helpers.storage.flushed import flushed
 from helpers.timeline import phase
 from helpers.weights import keys
 from helpers.weights.private import Private, read, unreadable
@@ -151,19 +152,18 @@ def write(path: str | os.PathLike, tensors: Tensors, encryption: Any, *, progres
     types = {"parameter": TensorType.PARAM, "state_dict": TensorType.STATE_DICT}
     entries, mark = entries_of(tensors), os.urandom(8)
     bar = progress_bar(sum(entry.nbytes for entry in entries), "encrypt", progress)
-    with open(path, "xb+", buffering=0) as file, bar:
-        writer = TensorSerializer(file, encryption=encryption)
-        for name, (kind, tensor) in tensors.items():
-            if tensor.numel():
-                plain = tensor.detach().resolve_conj().resolve_neg().cpu()
-                copy = plain.clone(memory_format=torch.contiguous_format)
-                stored = layout.stored_name(name)
-                writer.write_tensor(0, stored, types.get(kind, TensorType.BUFFER), copy)
-                bar.update(copy.numel() * copy.element_size())
-        writer.close()
-    with open(path, "rb+", buffering=0) as file:
+    with open(path, "xb", buffering=0) as file, flushed(file.fileno()):
+        with open(path, "rb+", buffering=0) as theirs, bar:  # which tensorizer closes
+            writer = TensorSerializer(theirs, encryption=encryption)
+            for name, (kind, tensor) in tensors.items():
+                if tensor.numel():
+                    plain = tensor.detach().resolve_conj().resolve_neg().cpu()
+                    copy = plain.clone(memory_format=torch.contiguous_format)
+                    stored = layout.stored_name(name)
+                    writer.write_tensor(0, stored, types.get(kind, TensorType.BUFFER), copy)
+                    bar.update(copy.numel() * copy.element_size())
+            writer.close()
         file.seek(layout.MARK_AT)
         file.write(mark)
-        os.fsync(file.fileno())
         length = os.fstat(file.fileno()).st_size
     return Written(entries, [""] * len(entries), length, mark.hex())

@@ -1,9 +1,9 @@
-"""Write tensors to a new .tensors file, by a few threads that hash while they write."""
+"""Write tensors to a new .tensors file: hashed, written and flushed to the disk at the same time."""
 
 import hashlib
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
 from typing import NamedTuple
 
 import torch
@@ -11,6 +11,7 @@ import torch
 from helpers.format import layout
 from helpers.format.hashes import WORKERS
 from helpers.progress import progress_bar
+from helpers.storage.flushed import flushed
 from helpers.weights.tensors import Tensors, bytes_of, entries_of
 
 _CHUNK = 8 << 20  # bytes hashed and written at a time: small enough to stay in the CPU's cache
@@ -54,35 +55,42 @@ def write(path: str | os.PathLike, tensors: Tensors, *, progress: bool = True) -
     try:
         os.ftruncate(fd, length)
         bar = progress_bar(sum(entry.nbytes for entry in entries), "serialise", progress)
-        with bar, ThreadPoolExecutor(WORKERS) as pool:
-            jobs = [
-                pool.submit(_write_record, fd, entry, start, tensors[entry.name][1], bar.update)
-                for entry, start in zip(entries, starts, strict=True)
-            ]
-            try:
-                for job in as_completed(jobs):  # the first that fails, not the first in the file
-                    job.result()
-            except BaseException:  # also Ctrl-C: do not go on writing what nobody will keep
-                pool.shutdown(wait=True, cancel_futures=True)
-                raise
-        digests = [job.result() for job in jobs]
-        mark = layout.fingerprint(digests)
-        _pwrite(fd, layout.prologue(entries, mark), 0)
-        os.fsync(fd)
+        with flushed(fd):
+            with bar, ThreadPoolExecutor(WORKERS) as writers, ThreadPoolExecutor(WORKERS) as pool:
+                jobs = [
+                    pool.submit(_write_record, fd, entry, start, tensors[entry.name][1], writers, bar.update)
+                    for entry, start in zip(entries, starts, strict=True)
+                ]
+                try:
+                    for job in as_completed(jobs):  # the first that fails, not the first in the file
+                        job.result()
+                except BaseException:  # also Ctrl-C: do not go on writing what nobody will keep
+                    pool.shutdown(wait=True, cancel_futures=True)
+                    raise
+            digests = [job.result() for job in jobs]
+            mark = layout.fingerprint(digests)
+            _pwrite(fd, layout.prologue(entries, mark), 0)
     finally:
         os.close(fd)
     return Written(entries, [digest.hex() for digest in digests], length, mark.hex())
 
 
 def _write_record(
-    fd: int, entry: layout.Entry, start: int, tensor: torch.Tensor, report: Callable[[int], object]
+    fd: int,
+    entry: layout.Entry,
+    start: int,
+    tensor: torch.Tensor,
+    writers: Executor,
+    report: Callable[[int], object],
 ) -> bytes:
     head, hash_at = layout.header(entry, start)
     digest, data = hashlib.sha256(head), bytes_of(tensor)
     for begin in range(0, len(data), _CHUNK):
         chunk = data[begin : begin + _CHUNK]
+        # another thread writes it meanwhile, since a model may consist of one large tensor
+        written = writers.submit(_pwrite, fd, chunk, entry.offset + begin)
         digest.update(chunk)
-        _pwrite(fd, chunk, entry.offset + begin)
+        written.result()
         report(len(chunk))
     head[hash_at : hash_at + 32] = digest.digest()
     _pwrite(fd, head, start)
