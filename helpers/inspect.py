@@ -4,6 +4,7 @@ import dataclasses
 import os
 from typing import NamedTuple
 
+from helpers import families
 from helpers.errors import CorruptFile
 from helpers.format import layout
 from helpers.options import Options
@@ -35,6 +36,8 @@ class Inspection:
     family : str
         Which kind of model it is; "" for a bare file.
     class_name : str
+    needs_skeleton : bool
+        Whether `deserialise` needs ``skeleton=``: the code of the class is not stored.
     encryption : str
         "" for none; "key" or "passphrase" says what opens it.
     bytes : int
@@ -50,6 +53,7 @@ class Inspection:
     source: str
     family: str
     class_name: str
+    needs_skeleton: bool
     encryption: str
     bytes: int
     tensors: list
@@ -59,6 +63,7 @@ class Inspection:
     def __repr__(self) -> str:
         what = ", ".join(filter(None, (self.class_name, self.encryption and "encrypted")))
         head = f"{self.source}: {what or 'a bare file'}, {len(self.tensors)} tensors, {self.bytes:,} bytes"
+        head += ", load it with skeleton=" if self.needs_skeleton else ""
         shown = self.tensors[:_SHOWN]
         width = max((len(tensor.name) for tensor in shown), default=0)
         rows = [
@@ -108,6 +113,7 @@ def _describe(opened: Opened) -> Inspection:
         source=opened.label,
         family=top.family,
         class_name=top.class_name,
+        needs_skeleton=families.needs_skeleton(top.family, top.settings),
         encryption=top.encryption,
         bytes=sum(part.record.length for _, part in parts),
         tensors=[

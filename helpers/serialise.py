@@ -42,6 +42,8 @@ class Saved:
         Size of model.tensors.
     seconds : float
         Wall-clock time, flushed to the disk.
+    needs_skeleton : bool
+        Whether `deserialise` needs ``skeleton=``: the code of the model's class is not stored.
     """
 
     path: str
@@ -49,11 +51,13 @@ class Saved:
     tensors: int
     bytes: int
     seconds: float
+    needs_skeleton: bool
 
     def __repr__(self) -> str:
+        hint = ", load it with skeleton=" if self.needs_skeleton else ""
         return (
             f"Saved({self.path!r}, {self.family}, {self.tensors} tensors, "
-            f"{self.bytes / 1e6:.1f} MB, {self.seconds:.2f} s)"
+            f"{self.bytes / 1e6:.1f} MB, {self.seconds:.2f} s{hint})"
         )
 
 
@@ -113,12 +117,20 @@ def serialise(
     ('torch_module', 2)
     """
     start = time.perf_counter()
-    families.of(model)  # refuse before anything is made
+    found = families.of(model)  # refuse before anything is made
     cipher = keys.to_write(encryption)
     saving = _Saving(tuple(trusted), keys.kind_of(encryption), cipher, progress)
     with publication(destination, overwrite) as (folder, inside):
-        family, count, size = _save(model, folder, saving, inside, companions)
-    return Saved(str(destination), family, count, size, time.perf_counter() - start)
+        record, count, size = _save(model, found, folder, saving, inside, companions)
+    needs_skeleton = families.needs_skeleton(record.family, record.settings)
+    if needs_skeleton:
+        logger.info(
+            "%s holds a %s, whose code is not stored: load it with deserialise(..., skeleton=...)",
+            destination,
+            record.class_name,
+        )
+    seconds = time.perf_counter() - start
+    return Saved(str(destination), record.family, count, size, seconds, needs_skeleton)
 
 
 class _Saving(NamedTuple):
@@ -130,16 +142,16 @@ class _Saving(NamedTuple):
     progress: bool
 
 
-def _save(model, folder, saving, inside="", companions=()):
-    """Fill an empty directory with one model; its children fill subdirectories in the same way."""
-    family, module = families.of(model)
+def _save(model, found, folder, saving, inside="", companions=()):
+    """Fill an empty directory with one model of a family; its children fill subdirectories in the same way."""
+    family, module = found
     with phase("describe the model"):
         parts = module.save(model, folder, saving.trusted)
         _save_companions(companions, folder)
     count = size = 0
     for name, child in parts.children.items():
         (folder / name).mkdir()
-        _, below, length = _save(child, folder / name, saving)
+        _, below, length = _save(child, families.of(child), folder / name, saving)
         count, size = count + below, size + length
     with phase("write the weights"):
         _check_space(folder, parts.tensors)
@@ -164,7 +176,7 @@ def _save(model, folder, saving, inside="", companions=()):
         versions={"python": platform.python_version()} | {name: version(name) for name in parts.libraries},
     )
     (folder / manifest.NAME).write_bytes(record.to_json())
-    return family, count + len(written.entries), size + written.length
+    return record, count + len(written.entries), size + written.length
 
 
 def _hashes(folder, encryption):

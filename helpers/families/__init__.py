@@ -78,6 +78,31 @@ def of(model: object) -> tuple[str, ModuleType]:
     )
 
 
+def needs_skeleton(name: str, settings: dict) -> bool:
+    """Whether a saved model's code is not stored, so that loading it takes ``skeleton=``.
+
+    Parameters
+    ----------
+    name : str
+        Of its family; "" for a bare file.
+    settings : dict
+        Of its manifest.
+
+    Returns
+    -------
+    bool
+
+    Examples
+    --------
+    >>> needs_skeleton("torch_module", {}), needs_skeleton("transformers", {})
+    (True, False)
+    """
+    if name == "quantised":  # around another family, which a damaged manifest may not say
+        said = settings.get("quantised")
+        return isinstance(said, dict) and said.get("family") == "torch_module"
+    return name in ("", "torch_module")
+
+
 def by_name(name: str, label: str) -> ModuleType:
     """The family of this name, as a module; of a bare file, which has none, that of torch modules.
 

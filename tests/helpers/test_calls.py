@@ -3,6 +3,7 @@
 import logging
 import shutil
 
+import architectures
 import pytest
 import torch
 from torch import nn
@@ -71,6 +72,25 @@ def test_the_weights_inside_a_saved_directory_name_the_directory(saved, tmp_path
     shutil.copy(saved / "model.tensors", tmp_path / "bare.tensors")
     loaded = deserialise(tmp_path / "bare.tensors", skeleton=lambda: build().requires_grad_(False))
     assert not loaded.weight.requires_grad, "a bare file does not say, so the skeleton does"
+
+
+def test_a_save_says_that_its_model_needs_a_skeleton(tmp_path, caplog):
+    model = architectures.build("SwinForImageClassification")
+    with caplog.at_level(logging.INFO, logger="helpers"):
+        whole = serialise(model, tmp_path / "whole")
+        assert not caplog.messages and "skeleton" not in repr(whole) and not whole.needs_skeleton
+        part = serialise(model.swin.encoder, tmp_path / "part")
+    name = "transformers.models.swin.modeling_swin.SwinEncoder"
+    assert caplog.messages == [
+        f"{tmp_path / 'part'} holds a {name}, whose code is not stored: load it with deserialise(..., skeleton=...)"
+    ]
+    assert part.needs_skeleton and repr(part).endswith(" s, load it with skeleton=)")
+    for saved in ("whole", "part", "part/model.tensors"):
+        found = helpers.inspect(tmp_path / saved)
+        assert found.needs_skeleton == (saved != "whole")
+        assert ("load it with skeleton=" in repr(found)) == found.needs_skeleton
+    (tmp_path / "part" / "model.tensors").rename(tmp_path / "bare.tensors")
+    assert helpers.inspect(tmp_path / "bare.tensors").needs_skeleton
 
 
 def test_a_skeleton_that_is_none_of_the_kind_is_refused(saved):

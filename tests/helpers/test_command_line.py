@@ -218,11 +218,13 @@ def test_a_machine_reads_what_inspect_and_verify_have_found(saved, capsys):
     assert main(["inspect", str(saved), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["class_name"] == "torch.nn.modules.linear.Linear"
+    assert found["needs_skeleton"] is True
     assert [tensor["shape"] for tensor in found["tensors"]] == [[2], [2, 3]] or len(found["tensors"]) == 2
     assert main(["verify", "--json", str(saved)]) == 0
     assert json.loads(capsys.readouterr().out)["tensors"] == 2
     assert main(["inspect", str(saved)]) == 0
-    assert "weight" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "weight" in told and "load it with skeleton=" in told
 
 
 def test_damage_is_exit_status_1_and_a_sentence(saved, capsys):
