@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from helpers.errors import CorruptFile, extra
+from helpers.errors import CorruptFile, UnsupportedModel, extra
 from helpers.modules.skeleton import Skeleton
 from helpers.options import Options
 from helpers.saved.opened import Opened
@@ -98,6 +98,25 @@ def skeleton(opened: Opened, options: Options, empty: Callable) -> Skeleton:
     record, label = opened.record, opened.name()
     build = functools.partial(empty, opened.home, label, record.class_name, record.settings)
     return Skeleton(options.skeleton or build, label)
+
+
+def refuse_quantised(model: Any, name: str) -> None:
+    """Refuse a model of a library whose weights one of its quantisers holds, other than in torchao's tensors.
+
+    Raises
+    ------
+    UnsupportedModel
+        Names the quantiser.
+    """
+    quantiser = getattr(model, "hf_quantizer", None)
+    if quantiser is None and not getattr(model, "is_quantized", False):
+        return
+    method = getattr(getattr(quantiser, "quantization_config", None), "quant_method", "something else")
+    raise UnsupportedModel(
+        name,
+        f"is quantised by {getattr(method, 'value', method)}, of which only torchao's weights are taken apart",
+        "Call model.dequantize() first, quantise with TorchAoConfig, or keep its own format.",
+    )
 
 
 @contextlib.contextmanager

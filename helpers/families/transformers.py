@@ -1,12 +1,15 @@
 """Any PreTrainedModel of the transformers library: rebuilt from its own config.json."""
 
+import functools
 import inspect
+import json
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from helpers.errors import UnsupportedModel
+import torch
+
 from helpers.families import Parts, implementations, library
 from helpers.modules.skeleton import Skeleton, capture_rehearsed, fill
 from helpers.options import Options
@@ -40,19 +43,22 @@ def save(model: Any, folder: Path, trusted: Any) -> Parts:
     """
     name = library.name_of(type(model))
     assert name is not None
-    if getattr(model, "is_quantized", False) or getattr(model, "hf_quantizer", None) is not None:
-        config = getattr(getattr(model, "hf_quantizer", None), "quantization_config", None)
-        method = getattr(config, "quant_method", "something else")
-        raise UnsupportedModel(
-            name,
-            f"is quantised by {getattr(method, 'value', method)}, of which only torchao's weights are taken apart",
-            "Call model.dequantize() first, quantise with TorchAoConfig, or keep its own format.",
-        )
+    library.refuse_quantised(model, name)
     model.config.to_json_file(folder / "config.json")
     if getattr(model, "generation_config", None) is not None:
         model.generation_config.to_json_file(folder / _GENERATION)
     settings = {"implementations": implementations.read(model)}
-    tensors, structure = capture_rehearsed(model, name, lambda: _empty(folder, name, name, settings))
+    ready = []
+    if not library.is_shown(name):
+        ready = [_built(name, *_described(model))]  # as `owns` has built it a moment ago
+        _built.cache_clear()
+
+    def build():
+        # without the meta device a real one is asked for, to see what a constructor computes
+        is_ready = ready and torch.empty(0).is_meta
+        return ready.pop() if is_ready else _empty(folder, name, name, settings)
+
+    tensors, structure = capture_rehearsed(model, name, build)
     return Parts(name, ("transformers", "torch"), tensors, structure, settings, {})
 
 
@@ -98,13 +104,29 @@ def _is_built_by_its_configuration(model, name):
     cls = type(model)
     if list(inspect.signature(cls).parameters) != ["config"] or type(model.config) is not cls.config_class:
         return False
+    again = _built(name, *_described(model))
+    if again is not None and _shapes(again) == _shapes(model):
+        return True
+    _built.cache_clear()
+    return False
+
+
+def _described(model):
+    """All that says how an empty model of the same class is built, as text."""
+    return model.config.to_json_string(), json.dumps({"implementations": implementations.read(model)})
+
+
+@functools.lru_cache(
+    maxsize=1
+)  # `owns` is asked several times about a model, and `save` needs the last answer
+def _built(name, config, settings):
+    """The empty model of a configuration, None if it builds none."""
     with tempfile.TemporaryDirectory() as folder:
-        model.config.to_json_file(Path(folder) / "config.json")
+        (Path(folder) / "config.json").write_text(config)
         try:
-            again = Skeleton(lambda: _empty(Path(folder), name, name, {}), name).model
+            return Skeleton(lambda: _empty(Path(folder), name, name, json.loads(settings)), name).model
         except Exception:  # whatever it lacks
-            return False
-    return _shapes(again) == _shapes(model)
+            return None
 
 
 def _shapes(model):

@@ -122,6 +122,18 @@ def test_a_part_that_its_library_does_not_show_is_loaded_without_a_skeleton(tmp_
     assert_same_tensor("output", one, other)
 
 
+def test_a_part_that_its_library_does_not_show_is_built_once_to_be_saved(tmp_path, monkeypatch):
+    import helpers.families.transformers as family
+
+    model, built, real = architectures.build("BartForConditionalGeneration").model.decoder, [], family._empty
+    monkeypatch.setattr(family, "_empty", lambda *given: (built.append(given), real(*given))[1])
+    assert serialise(model, tmp_path / "m").family == "transformers"
+    assert len(built) == 1
+    model.layers.append(model.layers[0])  # no longer what its configuration builds
+    assert serialise(model, tmp_path / "more").family == "torch_module"
+    assert len(built) == 2
+
+
 def test_a_part_that_a_larger_model_gives_more_than_a_configuration_needs_its_skeleton(tmp_path):
     model = architectures.build("SwinForImageClassification").swin.encoder
     assert serialise(model, tmp_path / "m").family == "torch_module"
