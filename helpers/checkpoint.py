@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers.deserialise import deserialise
-from helpers.errors import CorruptFile, ModelError, NotAModel, UnsupportedModel, extra
+from helpers.errors import CorruptFile, ModelError, NotAModel, SkeletonMismatch, UnsupportedModel, extra
 
 _BESIDE = (  # files that say that a tokenizer or a processor is there
     "tokenizer_config.json",
@@ -45,6 +45,8 @@ def open_checkpoint(checkpoint: str | os.PathLike) -> tuple[Any, list[Any]]:
         There is no checkpoint.
     CorruptFile
         Tensors of the model are missing in it (all of them are named), or it cannot be read.
+    SkeletonMismatch
+        The configuration beside a ``.tensors`` file is of another model, or does not name its class.
     UnsupportedModel
         It needs code of its own, or a class that the installed library does not have; or the library
         itself is not installed.
@@ -194,10 +196,32 @@ def _stock(path):
     if "_class_name" in config:
         cls = _class_of(diffusers, path, config["_class_name"])
         return deserialise(path, skeleton=lambda: cls.from_config(config).eval(), device="cpu")
+    if not config.get("architectures"):
+        return _stock_by_type(path)
     cls = _architecture(path, config)
     with _as_errors(path):
         configured = cls.config_class.from_pretrained(path.parent)
     return deserialise(path, skeleton=lambda: cls._from_config(configured).eval(), device="cpu")
+
+
+def _stock_by_type(path):
+    """The same where the configuration names no class: the plain model of its type, as AutoModel makes it."""
+    import transformers
+
+    with _as_errors(path):
+        configured = transformers.AutoConfig.from_pretrained(path.parent, trust_remote_code=False)
+
+        def skeleton():
+            return transformers.AutoModel.from_config(configured, trust_remote_code=False).eval()
+
+        try:
+            return deserialise(path, skeleton=skeleton, device="cpu")
+        except SkeletonMismatch as error:
+            raise SkeletonMismatch(
+                path,
+                f"is not the plain model of the type {configured.model_type!r}, and config.json names no other class",
+                'Add the class to config.json, such as "architectures": ["LlamaForCausalLM"].',
+            ) from error
 
 
 @contextlib.contextmanager

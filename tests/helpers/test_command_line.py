@@ -17,7 +17,7 @@ from tensorizer import TensorSerializer
 from helpers import deserialise, inspect, serialise
 from helpers.__main__ import main
 from helpers.checkpoint import open_checkpoint
-from helpers.errors import CorruptFile, NotAModel, UnsupportedModel
+from helpers.errors import CorruptFile, NotAModel, SkeletonMismatch, UnsupportedModel
 from workbook.samples import tiny_stable_diffusion
 
 NAMES = [
@@ -140,20 +140,60 @@ def test_a_pipelines_directory_keeps_the_type_of_each_part(tmp_path):
     assert loaded.vae.dtype == torch.float32
 
 
+def stock_file(folder, model):
+    """A file of stock tensorizer with the model's configuration beside it."""
+    model.save_pretrained(folder)
+    stock = TensorSerializer(str(folder / "stock.tensors"))
+    stock.write_module(model)
+    stock.close()
+    return folder / "stock.tensors"
+
+
+def leave_out(path, *keys):
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({key: value for key, value in config.items() if key not in keys}))
+
+
 @pytest.mark.parametrize("name", ["BertModel", "UNet2DModel"])
 def test_a_file_of_stock_tensorizer_becomes_a_model_with_the_configuration_beside_it(tmp_path, name):
     kind = pipelines if name.startswith("UNet") else sys.modules["architectures"]
     model = kind.build(name).eval()
-    model.save_pretrained(tmp_path / "c")
-    file = tmp_path / "c" / "stock.tensors"
-    stock = TensorSerializer(str(file))
-    stock.write_module(model)
-    stock.close()
+    file = stock_file(tmp_path / "c", model)
     assert main(["serialise", str(file), str(tmp_path / "m")]) == 0
     assert_same_module(model, deserialise(tmp_path / "m", device="cpu"))
     (tmp_path / "c" / "config.json").unlink()
     with pytest.raises(NotAModel, match="does not say which model it holds"):
         open_checkpoint(file)
+
+
+def test_a_stock_file_whose_configuration_names_no_class_is_the_plain_model_of_its_type(tmp_path):
+    model = build("LlamaForCausalLM").model.eval()
+    file = stock_file(tmp_path / "c", model)
+    leave_out(tmp_path / "c" / "config.json", "architectures")
+    assert main(["serialise", str(file), str(tmp_path / "m")]) == 0
+    loaded = deserialise(tmp_path / "m", device="cpu")
+    assert type(loaded) is transformers.LlamaModel
+    assert_same_module(model, loaded)
+
+
+@pytest.mark.parametrize(
+    ("left_out", "error", "said"),
+    [
+        (["architectures"], SkeletonMismatch, "is not the plain model of the type 'llama'.*Add the class to"),
+        (["architectures", "model_type"], CorruptFile, "cannot be loaded"),
+    ],
+)
+def test_a_stock_file_that_does_not_say_its_class_is_refused_in_a_sentence(
+    tmp_path, capsys, left_out, error, said
+):
+    file = stock_file(tmp_path / "c", build("LlamaForCausalLM"))
+    leave_out(tmp_path / "c" / "config.json", *left_out)
+    with pytest.raises(error, match=said):
+        open_checkpoint(file)
+    assert main(["serialise", str(file), str(tmp_path / "m")]) == 1
+    told = capsys.readouterr()
+    assert told.out == "" and str(tmp_path / "c") in told.err and "Traceback" not in told.err
+    assert not (tmp_path / "m").exists()
 
 
 def test_a_name_is_looked_up_as_its_library_does(tmp_path):
