@@ -65,9 +65,9 @@ def deserialise(
         cache first, and not mapped if it is larger than the memory. False: read into private
         memory. True with a GPU: map, then copy to it.
     verify : bool
-        Compare every tensor and file with its stored hash (of an encrypted model every file: what is
-        decrypted is always checked). Without it all that costs no data read
-        is still checked: manifest, index, length, names, shapes, types.
+        Compare every tensor and file with its stored hash (of an encrypted model every file). Without it,
+        all that costs no data read is still checked (manifest, index, length, names, shapes, types), and all
+        that is decrypted.
     readers : int, optional
         Threads that read where the file is not mapped; by default tensorizer chooses. Of a remote
         source the requests at a time; by default 8 at first, then as many as make it faster, up to 64.
@@ -81,12 +81,15 @@ def deserialise(
         begins with the name of its component, as `helpers.inspect` lists them. A copy in ``cache`` is
         whole all the same. A model with adapters is loaded whole.
     cache : str or path-like, optional
-        A directory that keeps a verified copy of a remote source, which is mapped, now and at the next
-        start; a local source needs none, so it is ignored there, and a bare file has none. Of several
-        processes that start together one fetches, the others wait. A copy that is outdated, or whose
-        damage a load notices (anything but a flipped bit in the weights, with ``verify`` that too), is
-        fetched again. The model's ``name_or_path`` is then the copy, where companions (tokenizers) are
-        found.
+        A directory that keeps a copy of a remote source, which is mapped, now and at the next start; a local
+        source needs none, so it is ignored there, and a bare file has none. Of several processes that start
+        together one fetches, the others wait. When a copy is made, all of it is compared with its hashes.
+        It is fetched again if its manifest is not the one in the store; if a file is missing or cannot be
+        read; if the weights have another length, index or fingerprint than the manifest states; if some
+        encrypted tensors cannot be decrypted; and with ``verify`` if anything is not what its hash says.
+        Without ``verify``, a change in the data of a tensor goes unnoticed, and one in another file after
+        which it can still be read. The model's ``name_or_path`` is the copy, where companions (tokenizers)
+        are found.
     progress : bool
         Show a bar if it takes longer than 1.5 s.
 

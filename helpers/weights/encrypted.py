@@ -1,9 +1,13 @@
 """Encrypted .tensors files, in tensorizer's format: XSalsa20-Poly1305 by libsodium.
 
-The data of every tensor is encrypted. Not encrypted are the names, types and shapes, a SHA-256 of
-each tensor's plain data (tensorizer writes it: whoever has the same weights can recognise them),
-and all other files: configuration, tokenizer, the structure of an estimator. Of a passphrase the
-file holds the salt and the cost of Argon2.
+The data of every tensor is encrypted. Not encrypted are the names, types and shapes, a SHA-256 over
+them and each tensor's plain data (tensorizer writes it: whoever has the same weights can recognise them),
+and all other files: the manifest, configuration, tokenizer, the structure of an estimator. Of a passphrase
+the file holds the salt and the cost of Argon2.
+
+Each part of a tensor carries a code that shows damage when it is decrypted. That every tensor is where it
+was, only the SHA-256 of the whole file in the manifest says: `helpers.verify` compares it, and a load with
+``verify=True``. The manifest is not signed, so whoever can write to it can replace the model.
 """
 
 import os
@@ -51,14 +55,23 @@ class Encrypted(Private):
         return entry.nbytes > 0
 
     def read(self, entries: list[layout.Entry], device: Any) -> dict[str, torch.Tensor]:
-        """Tensors by name, decrypted; the error for a wrong key or damage names what is damaged."""
+        """Tensors by name, decrypted; the error for a wrong key or damage names what is damaged.
+
+        Where hashes are to be compared, that of the file is compared afterwards, since damage in a tensor
+        has been named by then.
+        """
         from tensorizer import CryptographyError
 
         options, decryption = self.options, keys.to_read(self.options.encryption)
         try:
-            return read(self.path, self.label, entries, device, options.readers, options.progress, decryption)
+            found = read(
+                self.path, self.label, entries, device, options.readers, options.progress, decryption
+            )
         except CryptographyError:
             raise self._explained(decryption) from None
+        if options.verify:
+            self._compare()
+        return found
 
     def check(self, encryption: bytes | str | None = None, progress: bool = True) -> None:
         """Compare the whole file with its hash; with the key, name the tensors that it does not open.
@@ -75,7 +88,13 @@ class Encrypted(Private):
             decryption = keys.to_read(encryption)
             if self._closed(self.record.entries, decryption):
                 raise self._explained(decryption)
-        if hashes.of_file(self.path) != self.record.files[TENSORS]:  # beside the tensors too
+        self._compare()
+
+    def _compare(self) -> None:
+        """Compare the whole file with its hash: what is beside the tensors, and their places, too."""
+        with storage_errors(self.label, "reading the file"):
+            digest = hashes.of_file(self.path)
+        if digest != self.record.files[TENSORS]:
             raise CorruptFile(
                 self.label,
                 "is not what was saved",

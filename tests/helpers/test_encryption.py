@@ -220,3 +220,13 @@ def test_damage_beside_the_tensors_is_no_wrong_key(saved):
         path.write_bytes(damaged)
         with pytest.raises(CorruptFile, match="is not what was saved|cannot read it"):
             helpers.verify(saved, encryption=KEY)
+
+
+def test_damage_beside_the_tensors_is_noticed_by_a_load_that_compares_hashes(saved):
+    path = saved / "model.tensors"
+    whole = bytearray(path.read_bytes())
+    whole[-3] ^= 1
+    path.write_bytes(whole)
+    assert_same_module(build(), load(saved))
+    with pytest.raises(CorruptFile, match="is not what was saved"):
+        load(saved, verify=True)
