@@ -26,10 +26,12 @@ def save(model: Any, folder: Path, trusted: Any) -> Parts:
     Raises
     ------
     UnsupportedModel
-        The model cannot be built again from its configuration: said now, not at the next start.
+        The model is quantised, or it cannot be built again from its configuration: said now, not at the
+        next start.
     """
     name = library.name_of(type(model))
     assert name is not None
+    library.refuse_quantised(model, name)
     model.save_config(folder)
     # JSON knows lists alone; constructors are mostly given tuples, which the configuration keeps
     config = getattr(model, "config", {})  # a model without settings has none (IFWatermarker)

@@ -4,6 +4,7 @@ Around the family that the model would be of without them, which builds the empt
 """
 
 import copy
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -23,6 +24,10 @@ from helpers.saved.opened import Opened
 
 # torchao 0.18 makes it, for four bits on a CPU; its safetensors support knows it only later, by this description
 _OPAQUE = "Int4OpaqueTensor"
+_QUANTISERS = {  # of the libraries that mark what they have quantised
+    "diffusers": ("diffusers.quantizers.auto", "DiffusersAutoQuantizer"),
+    "transformers": ("transformers.quantizers.auto", "AutoHfQuantizer"),
+}
 _INSIDE = {"diffusers": diffusers, "transformers": transformers, "torch_module": torch_module}
 
 
@@ -46,8 +51,7 @@ def save(model: Any, folder: Path, trusted: Any) -> Parts:
     twin = _without(model, set(names))
     family = next(name for name, one in _INSIDE.items() if one.owns(twin))
     parts = _INSIDE[family].save(twin, folder, trusted)
-    if family == "transformers":
-        _rehearse_mark(folder / "config.json", parts.class_name)
+    _rehearse_mark(folder / "config.json", family, parts.class_name)
     tensors, problems = dict(parts.tensors), []
     said: dict[str, Any] = {"family": family, "tensors": {}, "ties": {}, "frozen": []}
     for (first, held), *others in names.values():
@@ -101,8 +105,9 @@ def finish(opened: Opened, skeleton: Skeleton, weights: Any, children: dict, opt
     said = opened.record.settings["quantised"]
     together = _Together(weights, said, f"{opened.label}/model.json")
     model = _beneath(opened).finish(opened, skeleton, together, children, options)
-    if said["family"] == "transformers" and hasattr(model.config, "quantization_config"):
-        _mark(model)
+    if said["family"] in _QUANTISERS and getattr(model.config, "quantization_config", None) is not None:
+        with library.readable(opened.name("config.json")):
+            _mark(model, said["family"])
     return model
 
 
@@ -222,12 +227,12 @@ def _inner(name, described):
         return []
 
 
-def _rehearse_mark(path, name):
-    """Refuse a model whose configuration transformers would not read again, now and not at the next start."""
+def _rehearse_mark(path, family, name):
+    """Refuse a model whose configuration its library would not read again, now and not at the next start."""
     fields = json.loads(path.read_text()) if path.is_file() else {}
     try:
         if fields.get("quantization_config"):
-            _quantiser(fields["quantization_config"])
+            _quantiser(fields["quantization_config"], family)
     except (ValueError, TypeError) as error:
         raise UnsupportedModel(
             name,
@@ -236,14 +241,16 @@ def _rehearse_mark(path, name):
         ) from error
 
 
-def _mark(model):
-    """Tell a model of transformers what it is, as from_pretrained does."""
-    model.hf_quantizer = _quantiser(model.config.quantization_config)
-    model.hf_quantizer.preprocess_model(model)
-    model.hf_quantizer.postprocess_model(model)
+def _mark(model, family):
+    """Tell a model of a library what it is, as from_pretrained does."""
+    quantiser = model.hf_quantizer = _quantiser(model.config.quantization_config, family)
+    quantiser.validate_environment(device_map=None)
+    quantiser.preprocess_model(model, device_map=None)
+    quantiser.postprocess_model(model)
+    if family == "diffusers":
+        model.register_to_config(quantization_config=quantiser.quantization_config)
 
 
-def _quantiser(config):
-    from transformers.quantizers.auto import AutoHfQuantizer
-
-    return AutoHfQuantizer.from_config(config, pre_quantized=True)
+def _quantiser(config, family):
+    module, name = _QUANTISERS[family]
+    return getattr(importlib.import_module(module), name).from_config(config, pre_quantized=True)

@@ -1,6 +1,8 @@
 """Weights that torchao quantised are stored as their inner tensors, mapped, and equal to the bit."""
 
 import architectures
+import diffusers
+import pipelines
 import pytest
 import torch
 import transformers
@@ -86,6 +88,43 @@ def test_a_model_that_from_pretrained_quantised_comes_back_as_such(tmp_path, kin
     assert loaded.config.quantization_config.to_dict() == model.config.quantization_config.to_dict()
     serialise(loaded, tmp_path / "again")
     assert_same_tensor("again", before, scores(deserialise(tmp_path / "again")))
+
+
+def drawn(unet):
+    with torch.inference_mode():
+        return unet(pipelines.noise(1, 3, 8, 8).bfloat16(), pipelines.STEP).sample
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_diffusers_model_that_from_pretrained_quantised_comes_back_as_such(tmp_path, kind):
+    pipelines.build("UNet2DModel").save_pretrained(tmp_path / "hf")
+    model = diffusers.UNet2DModel.from_pretrained(
+        tmp_path / "hf",
+        dtype=torch.bfloat16,
+        quantization_config=diffusers.TorchAoConfig(KINDS[kind]()),
+    )
+    before = drawn(model)
+    serialise(model, tmp_path / "m")
+    loaded = deserialise(tmp_path / "m", device="cpu")
+    assert_same_parts(model, loaded)
+    assert_same_tensor("drawn", before, drawn(loaded))
+    assert loaded.is_quantized and type(loaded.hf_quantizer) is type(model.hf_quantizer)
+    assert loaded.quantization_method == model.quantization_method
+    assert loaded.config["quantization_config"].to_dict() == model.config["quantization_config"].to_dict()
+    serialise(loaded, tmp_path / "again")
+    assert_same_tensor("again", before, drawn(deserialise(tmp_path / "again", device="cpu")))
+    loaded.save_pretrained(tmp_path / "theirs")
+    theirs = diffusers.UNet2DModel.from_pretrained(tmp_path / "theirs", dtype=torch.bfloat16)
+    assert_same_tensor("by diffusers", before, drawn(theirs))
+
+
+def test_other_quantisers_of_diffusers_are_refused_by_name(tmp_path):
+    model = pipelines.build("UNet2DModel")
+    how = diffusers.GGUFQuantizationConfig(compute_dtype=torch.bfloat16)
+    model.hf_quantizer = diffusers.quantizers.auto.DiffusersAutoQuantizer.from_config(how)
+    with pytest.raises(UnsupportedModel, match=r"is quantised by gguf.*dequantize"):
+        serialise(model, tmp_path / "m")
+    assert not list(tmp_path.iterdir())
 
 
 def int4():
