@@ -3,13 +3,12 @@
 from workbook.samples.classifier import accuracy, digits, train_classifier
 from workbook.samples.language_model import smollm2
 from workbook.samples.pipeline import tiny_stable_diffusion
-from workbook.samples.unets import digits_unet, draw_digits, stable_diffusion_unet
+from workbook.samples.unets import digits_unet, stable_diffusion_unet
 
 __all__ = [
     "accuracy",
     "digits",
     "digits_unet",
-    "draw_digits",
     "smollm2",
     "stable_diffusion_unet",
     "tiny_stable_diffusion",

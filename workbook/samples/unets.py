@@ -4,8 +4,6 @@ import torch
 
 from workbook import paths
 
-_STEPS = 50
-
 
 def digits_unet():
     """A class-conditioned UNet that draws 8 x 8 digits, and its scheduler.
@@ -27,40 +25,6 @@ def digits_unet():
 
     path = paths.DATA / "digits_unet"
     return UNet2DModel.from_pretrained(path), DDIMScheduler.from_pretrained(path)
-
-
-def draw_digits(unet, scheduler, labels, seed=0, steps=_STEPS):
-    """Draw one image for each label: start from noise and let the UNet remove it step by step.
-
-    Parameters
-    ----------
-    unet : diffusers.UNet2DModel
-    scheduler : diffusers.SchedulerMixin
-    labels : sequence of int
-        The digits to draw.
-    seed : int
-        The same seed gives the same noise, so equal models draw equal images.
-    steps : int
-        Denoising steps; more are slower and a little better.
-
-    Returns
-    -------
-    numpy.ndarray
-        Shape (labels, 8, 8), from 0 (white) to 16 (black) as in scikit-learn's digits.
-
-    Examples
-    --------
-    >>> draw_digits(*digits_unet(), [3], steps=2).shape
-    (1, 8, 8)
-    """
-    labels = torch.as_tensor(labels, device=unet.device)
-    generator = torch.Generator().manual_seed(seed)
-    images = torch.randn(len(labels), 1, 8, 8, generator=generator).to(unet.device, unet.dtype)
-    scheduler.set_timesteps(steps)
-    with torch.no_grad():
-        for time in scheduler.timesteps:
-            images = scheduler.step(unet(images, time, labels).sample, time, images).prev_sample
-    return ((images.clamp(-1, 1) + 1) * 8)[:, 0].float().cpu().numpy()
 
 
 def stable_diffusion_unet(dtype=torch.bfloat16):
