@@ -94,7 +94,7 @@ def patiently(name: str, attempt: Callable[[], Any], stopping: Event | None = No
         except Interrupted as error:
             reason = str(error)
     raise StorageError(
-        name, f"reading failed {turn + 1} times, at last: {reason}", "Check network and server."
+        name, f"reading failed {turn + 1} times; the last error was: {reason}", "Check network and server."
     )
 
 

@@ -64,8 +64,8 @@ def test_after_a_cut_only_the_rest_is_asked_for_again(server):
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
-        ("cut", r"failed 5 times, at last: the body ended \d+ bytes early"),
-        ("500", "failed 5 times, at last: the server answers 500"),
+        ("cut", r"failed 5 times; the last error was: the body ended \d+ bytes early"),
+        ("500", "failed 5 times; the last error was: the server answers 500"),
         ("403", "the server answers 403 .*Check credentials"),
         ("401", "the server answers 401"),
         ("400", "the server answers 400"),
@@ -95,7 +95,7 @@ def test_a_server_that_stalls_ends_in_an_error_in_time(server, monkeypatch):
     assert_same_module(build(), load(server))
     server.always = "stall"
     start = time.monotonic()
-    with pytest.raises(StorageError, match=r"failed 5 times, at last: nothing arrived for 0\.2 seconds"):
+    with pytest.raises(StorageError, match=r"5 times; the last error was: nothing arrived for 0\.2 seconds"):
         load(server)
     assert time.monotonic() - start < 5
 
@@ -103,7 +103,7 @@ def test_a_server_that_stalls_ends_in_an_error_in_time(server, monkeypatch):
 def test_a_server_that_crawls_ends_in_an_error_in_time(server, monkeypatch):
     monkeypatch.setattr(fetch, "_CRAWL", (0.3, 1000))
     server.faults = [None] + ["crawl"] * 100
-    with pytest.raises(StorageError, match=r"at last: only \d+ bytes came in 0\.3 seconds"):
+    with pytest.raises(StorageError, match=r"the last error was: only \d+ bytes came in 0\.3 seconds"):
         load(server)
 
 
@@ -111,7 +111,7 @@ def test_a_server_that_is_gone(tmp_path, monkeypatch):
     monkeypatch.setattr(fetch, "_PAUSE", 0.01)
     with serving(tmp_path) as state:
         url = state.url
-    with pytest.raises(StorageError, match="failed 5 times, at last: Connection refused"):
+    with pytest.raises(StorageError, match="failed 5 times; the last error was: Connection refused"):
         deserialise(f"{url}/m")
 
 

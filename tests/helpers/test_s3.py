@@ -260,7 +260,7 @@ def test_weights_that_are_gone_are_named(place, client):
     [
         ({"AWS_SECRET_ACCESS_KEY": "sehrgeheim"}, "answers 403 SignatureDoesNotMatch"),
         ({"AWS_ACCESS_KEY_ID": "stranger"}, "answers 403 InvalidAccessKeyId"),
-        ({"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:1"}, "at last: Connection refused"),
+        ({"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:1"}, "the last error was: Connection refused"),
     ],
 )
 def test_wrong_credentials_and_endpoints_are_said(place, monkeypatch, changes, said):

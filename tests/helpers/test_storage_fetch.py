@@ -106,7 +106,7 @@ def test_a_download_that_fails_says_why_and_leaves_the_cache_empty(server, tmp_p
     """Not that the map could not be closed."""
     serialise(nn.Linear(300, 300), server.root / "m")
     server.faults = [None, None] + ["cut"] * 200
-    with pytest.raises(StorageError, match=r"failed 5 times, at last: the body ended \d+ bytes early"):
+    with pytest.raises(StorageError, match=r"5 times; the last error was: the body ended \d+ bytes early"):
         deserialise(f"{server.url}/m", skeleton=lambda: nn.Linear(300, 300), cache=tmp_path / "cache")
     assert list((tmp_path / "cache").glob("[!.]*")) == []
 
@@ -144,7 +144,7 @@ def test_an_error_elsewhere_ends_the_tries(server, store, monkeypatch):
     server.always, stopping = "503", threading.Event()
     threading.Timer(0.3, stopping.set).start()
     start = time.monotonic()
-    with pytest.raises(StorageError, match="failed 2 times, at last: the server answers 503"):
+    with pytest.raises(StorageError, match="failed 2 times; the last error was: the server answers 503"):
         fetch.into_memory(store, "some.tensors", stopping=stopping)
     assert time.monotonic() - start < 0.9
     with pytest.raises(StorageError, match="nobody waits"):
