@@ -1,4 +1,4 @@
-"""Notebook 02: what a lookup reads, what a cast costs in memory, and reading and copying at the same time."""
+"""Notebook 02: what a lookup reads, what a cast costs in memory, and a load in pieces."""
 
 from workbook.checks import about, respond
 
@@ -45,25 +45,27 @@ def private_after_cast(answer, *, weights, factor):
     )  # fmt: skip
 
 
-def pipeline(answer, *, gigabytes, disk, bus):
-    """Seconds for reading and copying one after the other, and at the same time in small pieces.
+def pipeline(answer, *, pieces, speeds):
+    """Seconds until the last of several pieces of 1 GB has passed parts that work at the same time.
 
     Examples
     --------
-    >>> pipeline((7.5, 7.0), gigabytes=14, disk=2.0, bus=28.0)
-    'Right. At the same time costs as much as the slower of the two alone, and that is the disk.'
-    >>> pipeline((7.5, 0.5), gigabytes=14, disk=2.0, bus=28.0)
-    'Not yet. The bus has to wait for what the disk has not delivered yet.'
+    >>> pipeline(2.94, pieces=14, speeds=(5, 10, 25))
+    'Right. The slowest part works without a break, and only the last piece has to wait for the others.'
+    >>> pipeline(2.8, pieces=14, speeds=(5, 10, 25))
+    'Not yet. When the slowest part is done, the last piece has not passed the others yet.'
     """
-    read, copy = gigabytes / disk, gigabytes / bus
+    piece = [1 / speed for speed in speeds]
+    slowest = pieces * max(piece)
     return respond(
         answer,
-        "At the same time costs as much as the slower of the two alone, and that is the disk.",
-        (lambda a: len(a) != 2, "Two numbers in brackets: one after the other, then at the same time."),
-        (lambda a: about(a[0], max(read, copy), 0.01), "One after the other: both times add up."),
-        (lambda a: not about(a[0], read + copy, 0.01), "First number: gigabytes divided by speed, for each of the two, "
-         "added."),
-        (lambda a: about(a[1], min(read, copy), 0.01), "The bus has to wait for what the disk has not delivered yet."),
-        (lambda a: about(a[1], (read + copy) / 2, 0.01), "Two things at once are not done in the mean of their times."),
-        (lambda a: not about(a[1], max(read, copy), 0.02), "Which of the two is done last, if both begin at once?"),
+        "The slowest part works without a break, and only the last piece has to wait for the others.",
+        (lambda a: about(a, pieces * sum(piece), 0.01), "That is one piece after the other, with two parts idle at any "
+         "time."),
+        (lambda a: about(a, slowest, 0.01), "When the slowest part is done, the last piece has not passed the others "
+         "yet."),
+        (lambda a: a < slowest, "It cannot be faster than its slowest part alone."),
+        (lambda a: about(a, slowest + sum(piece), 0.01), "The last piece's time in the slowest part counts once."),
+        (lambda a: not about(a, slowest + sum(piece) - max(piece), 0.01), "Follow the last piece: when does the "
+         "slowest part finish it, and where does it have to go from there?"),
     )  # fmt: skip
