@@ -24,7 +24,10 @@ def sanitised(text):
         ("load 0.04 s, first pass 9.8 s", "load 0.05 s, first pass 13.1 s"),
         ("won -0.3 s", "won 0.2 s"),
         ("mapped in 51 ms", "mapped in 6.5 ms"),
-        ("one voice    75 MB of memory\nfour      1,076 MB of memory", "one voice 8 MB of memory\nfour 9 MB of memory"),
+        (
+            "one voice    75 MB of memory\nfour      1,076 MB of memory",
+            "one voice 8 MB of memory\nfour 9 MB of memory",
+        ),
         ("mapped: 0 MB of memory; read: 279 MB of memory", "mapped: -0 MB of memory; read: 283 MB of memory"),
         ("0.26 s: 6 times as long", "0.31 s: 5.8 times as long"),
     ],
