@@ -190,7 +190,8 @@ def libraries(model, routes):
 def _one(model, name, state, files, begin):
     """One measurement; none is made where the state is not reached."""
     form = ALL[name].form
-    for other in FORMATS:  # what other routes have left would fill the memory, and the last ones read into a full one
+    # what other routes have left would fill the memory, and the last ones would read into a full one
+    for other in FORMATS:
         if other != form and model.file(other).exists():
             pagecache.evict(model.file(other))
     small = [
