@@ -21,6 +21,18 @@ QUESTIONS = (  # question, the answer that leads to the right, what to do, wheth
         False,
     ),
     (
+        "Do the weights go to a GPU?",
+        "yes",
+        "Each byte has to cross the bus:\nmeasure there (02), and go on.",
+        True,
+    ),
+    (
+        "Are weights copied at each start, or\nheld by each replica, or your own code?",
+        "yes",
+        "serialise once, deserialise at each\nstart (01, 02, 04, 11), and go on.",
+        True,
+    ),
+    (
         "Can processes wait for work,\nready made?",
         "yes",
         "Standby: the imports are over\nbefore the request comes: 07.",
@@ -37,18 +49,6 @@ QUESTIONS = (  # question, the answer that leads to the right, what to do, wheth
         "yes",
         "It is mapped already: keep it.\ncold_start shortens the imports: 06.",
         False,
-    ),
-    (
-        "Are weights copied at each start, or\nheld by each replica, or your own code?",
-        "yes",
-        "serialise once, deserialise at each\nstart: 01, 02, 04; many replicas: 11.",
-        True,
-    ),
-    (
-        "Do the weights go to a GPU?",
-        "yes",
-        "Each byte has to cross the bus:\nmeasure there, 02 says how.",
-        True,
     ),
 )
 
@@ -174,7 +174,7 @@ def decisions():
     <Axes: ...>
     """
     rows = len(QUESTIONS)
-    axes = _canvas("Half of these answers leave your files as they are", 0.5 + 0.82 * rows, 1.3 * rows)
+    axes = _canvas("Only one of eight answers changes your files", 0.5 + 0.82 * rows, 1.3 * rows)
     axes.set_ylim(-0.3, 1.3 * rows)
     for row, (question, leads, action, is_needed) in enumerate(QUESTIONS):
         height = 1.3 * (rows - 1 - row) + 0.15

@@ -250,6 +250,61 @@ def bars(values, title, unit, colours=None, log=False):
     return axes
 
 
+def dots(values, title, unit, colours=None, log=False):
+    """A row of dots for each name, one dot for each measurement, with the range written beside them.
+
+    Where bars would have to begin at zero, or lie on both sides of it, dots show what was measured and no more.
+
+    Parameters
+    ----------
+    values : dict of str to list of float
+    title : str
+    unit : str
+        Label of the axis.
+    colours : dict of str to str, optional
+        By default the phases' and the loaders' own colours.
+    log : bool
+        A logarithmic axis, for values that are far apart.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    Examples
+    --------
+    >>> dots({"the trick": [0.7, 0.9], "the format": [-0.1, 0.2]}, "One of them is a gain", "seconds")
+    <Axes: ...>
+    """
+    axes = new(title, 1.0 + 0.34 * len(values))
+    colours = colours or {}
+    for row, (name, found) in enumerate(values.items()):
+        fill = colours.get(name, colour(name))
+        axes.plot(
+            found,
+            [row] * len(found),
+            "o",
+            color=fill,
+            markeredgecolor="black",
+            markeredgewidth=0.4,
+            alpha=0.8,
+        )
+        axes.annotate(
+            f"{min(found):.2f} to {max(found):.2f}", (1.01, row), xycoords=axes.get_yaxis_transform(), va="center",
+            fontsize=_SMALL, annotation_clip=False,
+        )  # fmt: skip
+    low, high = min(map(min, values.values())), max(map(max, values.values()))
+    if log:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
+        _rows(axes, values, f"{unit} (logarithmic)", high * 1.5, low / 1.5)
+    else:
+        margin = 0.05 * (max(high, 0) - min(low, 0))
+        _rows(axes, values, unit, max(high, 0) + margin, min(low, 0) - margin)
+        axes.axvline(0, color="black", linewidth=0.8)
+    axes.set_ylim(len(values) - 0.5, -0.5)
+    return axes
+
+
 def lines(series, title, x, y):
     """One line with marked points for each name, which stands at its end.
 

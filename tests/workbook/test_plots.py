@@ -27,6 +27,12 @@ DRAWN = {
         {"helpers": [0.04, 0.05, 0.3], "guide's snippet": 3.1}, title, "seconds"
     ),
     "log": lambda title: plots.bars({"helpers": 0.04, "guide's snippet": 3.1}, title, "seconds", log=True),
+    "dots": lambda title: plots.dots(
+        {"gained": [-0.2, 0.05, 0.3], "guide's snippet": [3.1]}, title, "seconds"
+    ),
+    "dots, log": lambda title: plots.dots(
+        {"helpers": [0.04], "guide's snippet": [3.1]}, title, "s", log=True
+    ),
     "lines": lambda title: plots.lines({name: [(1, 2.0), (2, 2.01)] for name in "abcd"}, title, "n", "GB"),
 }
 
@@ -81,6 +87,13 @@ def test_a_bar_of_several_measurements_shows_the_middle_one_and_the_spread():
     axes = plots.stacked({"a": [{"load": 3.0}, {"load": 1.0}, {"load": 2.0}]}, "Measured three times")
     assert [bar.get_width() for bar in axes.patches] == [2.0]
     assert list(axes.lines[0].get_xdata()) == [1.0, 3.0]
+
+
+def test_every_measurement_is_a_dot_and_the_range_is_written_beside_it():
+    axes = plots.dots({"a": [0.3, -0.1, 0.2], "b": [1.0]}, "Measured three times", "seconds")
+    assert [list(row.get_xdata()) for row in axes.lines[:2]] == [[0.3, -0.1, 0.2], [1.0]]
+    assert [text.get_text() for text in axes.texts] == ["-0.10 to 0.30", "1.00 to 1.00"]
+    assert axes.get_xlim()[0] < -0.1
 
 
 def test_the_smallest_bar_of_a_logarithmic_axis_is_seen():

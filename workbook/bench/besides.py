@@ -9,9 +9,9 @@ python -m workbook.bench.variants 1.7b data/results/1.7b-variants.json
 import json
 import statistics
 
-from workbook.bench.report import turn_ratio, verdict
+from workbook.bench.report import compared, turn_ratios
 
-_TOKEN = "fresh process to first token"
+_START = "whole start"
 
 
 def lines(path):
@@ -28,36 +28,43 @@ def lines(path):
         None of a recording that is not there.
     """
     model = path.name.partition("-")[0]
-    rows, sentences = [], []
+    rows, sentences, where = [], [], {}
     for name, findings in _FINDINGS.items():
         beside = path.with_name(f"{model}-{name}.json")
         if beside.exists():
-            found = findings(json.loads(beside.read_text()))
-            rows += [f"| {cells} | {verdict(share, goal)} |" for cells, share, goal in found[0]]
+            recorded = json.loads(beside.read_text())
+            found = findings(recorded)
+            if "machine" in recorded:
+                where.setdefault(recorded["machine"]["processor"], []).append(beside.name)
+            rows += [f"| {cells} | {compared(ratios)} |" for cells, ratios in found[0]]
             sentences += found[1]
+    sentences += [
+        f"Recorded apart, on {processor}: {', '.join(names)}." for processor, names in where.items()
+    ]
     return rows, sentences
 
 
 def _remote(result):
     starts, transfers = result["starts"], result["transfers"]
     rows = [
-        (f"S3 | {_TOKEN} | helpers + cold_start | `deserialise` alone", _share(starts, "deserialise"), 0.65),
-        (f"S3 | {_TOKEN} | helpers + cold_start | `TensorDeserializer`", _share(starts, "tensorizer"), 0.5),
+        (
+            f"S3 | {_START} | helpers + cold_start | `deserialise` alone",
+            turn_ratios(starts, "cold_start", "deserialise"),
+        ),
+        (
+            f"S3 | {_START} | helpers + cold_start | `TensorDeserializer`",
+            turn_ratios(starts, "cold_start", "tensorizer"),
+        ),
         (
             f"HTTP, {result['limit']} a connection | the transfer | as cold_start fetches | 32 × curl",
-            turn_ratio(transfers, "helpers", "curl"),
-            1.1,
+            turn_ratios(transfers, "helpers", "curl"),
         ),
     ]
     return rows, []
 
 
-def _share(starts, other):
-    return turn_ratio(starts, "cold_start", other)
-
-
 def _standby(result):
-    share = statistics.median(turn["standby"] / turn["from_pretrained"] for turn in result["rounds"])
+    shares = [turn["standby"] / turn["from_pretrained"] for turn in result["rounds"]]
     ready = statistics.median(turn["ready"] for turn in result["rounds"])
     last = result["memory"][-1]
     each = statistics.mean(one["pss"] for one in last["each"]) / 1e9
@@ -66,22 +73,23 @@ def _standby(result):
         f"(proportional set size, beside one replica); of {last['replicas']} replicas each takes {each:.2f} GB, its "
         "share of the weights included."
     )
-    return [("warm | request to first token | `Standby` | from_pretrained, fresh process", share, 0.12)], [
-        said
-    ]
+    return [("warm | request to first token | `Standby` | from_pretrained, fresh process", shares)], [said]
 
 
 def _ray(result):
     runs = result["scaling"]
     rows = []
-    for state, goal in (("warm", 0.45), ("cold", None), ("none idle", None)):
+    for state, where in (
+        ("warm", "warm"),
+        ("cold", "weights cold"),
+        ("none idle", "warm, no worker idle"),
+    ):
         times = {
             way: [run["states"][state]["seconds"] for run in runs if run["way"] == way]
             for way in ("today", "preloaded")
         }
-        where = {"warm": "warm", "cold": "weights cold", "none idle": "warm, no worker idle"}[state]
-        share = turn_ratio(times, "preloaded", "today")
-        rows.append((f"{where} | one more Ray replica | preloaded workers | Ray as it comes", share, goal))
+        shares = turn_ratios(times, "preloaded", "today")
+        rows.append((f"{where} | one more Ray replica | preloaded workers | Ray as it comes", shares))
     held = {
         way: statistics.median(size for run in runs if run["way"] == way for size in run["idle"]) / 1e9
         for way in ("today", "preloaded")
@@ -103,10 +111,9 @@ def _variants(result):
     rows = [
         (
             "warm | load of a base and an adapter | `deserialise` | `PeftModel.from_pretrained`",
-            turn_ratio(loads, "helpers", "peft"),
-            0.5,
+            turn_ratios(loads, "helpers", "peft"),
         ),
-        ("warm | memory of 4 processes, each with its adapter | one base | one process", memory, 1.3),
+        ("warm | memory of 4 processes, each with its adapter | one base | one process", [memory]),
     ]
     said = []
     for name, of in result["precisions"].items():

@@ -1,4 +1,9 @@
-"""What a benchmark found: measures, ratios, gains, tables, and the starts after which saving is won back."""
+"""What a benchmark found: measures, ratios, gains, tables, and the starts after which saving is won back.
+
+One rule holds for every table and picture: of several rounds the one with the middle total is shown, with its own
+parts, beside the fastest and the slowest. Ratios are taken within a round; their median is given with their range,
+and a difference counts only where all rounds agree.
+"""
 
 import math
 import statistics
@@ -53,11 +58,16 @@ def values(result, state, route, measure):
     return {run["round"]: seconds(run, measure) for run in good_runs(result, state, route)}
 
 
-def ratio(result, state, route, measure, against=REFERENCE):
-    """Median of a route's time over another's, round by round; None without common rounds."""
+def span(result, state, routes, measure="fresh process to first token"):
+    """The shortest and the longest time of all good rounds of some routes; None where there is none."""
+    found = [each for name in routes for each in values(result, state, name, measure).values()]
+    return (min(found), max(found)) if found else None
+
+
+def ratios(result, state, route, measure, against=REFERENCE):
+    """A route's time over another's, one number for each common round."""
     one, other = (values(result, state, name, measure) for name in (route, against))
-    ratios = [one[turn] / other[turn] for turn in one if turn in other]
-    return statistics.median(ratios) if ratios else None
+    return [one[turn] / other[turn] for turn in one if turn in other]
 
 
 def gains(result, state, route, against=REFERENCE):
@@ -99,24 +109,39 @@ def of_the_bus(result, state, route):
     return speed, speed / result["bus"]["pinned"]
 
 
-def turn_ratio(times, one, other):
-    """Median of one list of times over another, turn by turn."""
-    return statistics.median(map(float.__truediv__, times[one], times[other]))
+def turn_ratios(times, one, other):
+    """One list of times over another, turn by turn."""
+    return list(map(float.__truediv__, times[one], times[other]))
 
 
-def verdict(found, goal):
-    """The cells of goal, measured and verdict in a row of a table.
+def compared(ratios):
+    """The last cells in a row of a table that compares: median of the ratios, their range, and whether all agree.
+
+    Parameters
+    ----------
+    ratios : list of float
+        One for each round. A single one has no range.
+
+    Returns
+    -------
+    str
 
     Examples
     --------
-    >>> verdict(0.4, 0.5), verdict(0.6, None)
-    ('<= 0.50 x | 0.40 x | met', ' | 0.60 x | ')
+    >>> compared([0.4, 0.6, 0.5])
+    '0.50 x | 0.40 to 0.60 | less in every round'
+    >>> compared([0.9, 1.1, 1.2])
+    '1.10 x | 0.90 to 1.20 | no difference shown'
+    >>> compared([0.94])
+    '0.94 x | |'
     """
-    bound = f"<= {goal:.2f} x" if goal else ""
-    if found is None:
-        return f"{bound} | not measured |"
-    verdict = ("met" if found <= goal else "missed") if goal else ""
-    return f"{bound} | {found:.2f} x | {verdict}"
+    middle = f"{statistics.median(ratios):.2f} x"
+    if len(ratios) == 1:
+        return f"{middle} | |"
+    said = "no difference shown"
+    if max(ratios) < 1 or min(ratios) > 1:
+        said = f"{'less' if max(ratios) < 1 else 'more'} in every round"
+    return f"{middle} | {min(ratios):.2f} to {max(ratios):.2f} | {said}"
 
 
 def routes_of(result):
@@ -214,8 +239,8 @@ def ours(result, state):
     return fastest(result, state, [name for name in routes_of(result) if name.startswith("helpers")])
 
 
-def break_even(result, state):
-    """After how many starts the time spent saving is won back: `ours` against the `rival`.
+def break_even(result, state, route=None, against=None):
+    """After how many starts the time spent saving is won back.
 
     Parameters
     ----------
@@ -223,6 +248,8 @@ def break_even(result, state):
         With its ``saving``.
     state : str
         Of `workbook.bench.states.STATES`.
+    route, against : str, optional
+        By default `ours` against the `rival`.
 
     Returns
     -------
@@ -234,7 +261,7 @@ def break_even(result, state):
     ValueError
         Saving, or one of the two, was not measured.
     """
-    names = ours(result, state), rival(result, state)
+    names = route or ours(result, state), against or rival(result, state)
     if None in names or "saving" not in result:
         raise ValueError(f"{state}: saving, helpers or from_pretrained was not measured")
     won = gains(result, state, *names)
@@ -243,8 +270,14 @@ def break_even(result, state):
     return math.ceil(statistics.median(result["saving"]["serialise"]) / statistics.median(won))
 
 
-def won_back(result):
-    """A sentence for each state that tells `break_even`, and none where it was not measured.
+def won_back(result, route=None, against=None):
+    """A line for each state that tells `break_even`, and none where it was not measured.
+
+    Parameters
+    ----------
+    result : dict
+    route, against : str, optional
+        By default `ours` against the `rival`.
 
     Returns
     -------
@@ -252,18 +285,23 @@ def won_back(result):
     """
     lines = []
     for state in states_of(result):
-        if "saving" in result and ours(result, state) and rival(result, state):
-            starts = break_even(result, state)
+        names = route or ours(result, state), against or rival(result, state)
+        if "saving" in result and all(name and good_runs(result, state, name) for name in names):
+            starts = break_even(result, state, *names)
             when = f"after {starts} start{'s' if starts > 1 else ''}" if starts else "never"
-            lines.append(f"{state}: {when} ({ours(result, state)} against {rival(result, state)})")
+            won = gains(result, state, *names)
+            lines.append(
+                f"{state}: {when} ({names[0]} against {names[1]}, {min(won):+.2f} to {max(won):+.2f} s a start)"
+            )
     return lines
 
 
 def table(result):
-    """The result as text: medians with minimum and maximum, and two ratios.
+    """The result as text: the middle round with the fastest and the slowest, and two ratios.
 
     The first is against plain ``from_pretrained``. The second, of a route with a trick, is against
-    ``from_pretrained`` with the same trick: what is left of the gain is the loader's own.
+    ``from_pretrained`` with the same trick: what is left of the gain is the loader's own. Each is the
+    median of the ratios of the rounds, with their range.
 
     Parameters
     ----------
@@ -292,13 +330,15 @@ def table(result):
     if emptied := [run for run in result["runs"] if "emptied" in run and "failed" not in run]:
         ways, kept = {run["emptied"] for run in emptied}, max(run["libraries"] for run in emptied)
         lines.append(f"all cold by {', '.join(ways)}: at most {kept:.1%} of the libraries stayed")
+    lines.append("seconds: the middle round [fastest, slowest]")
+    lines.append("ratios: the median of the ratios of the rounds [smallest, largest]")
     for state in states_of(result):
-        lines += ["", f"{state + ':':<34} {'process to token':>21} {'ratio':>6} {'same trick':>10} {'imports':>8}"
+        lines += ["", f"{state + ':':<34} {'process to token':>21} {'ratio':>18} {'same trick':>18} {'imports':>8}"
                   f" {'load':>8} {'token':>7} {'private':>8} {'peak':>8} {'file':>8}"]  # fmt: skip
         lines += [_row(result, state, route) for route in routes_of(result)]
     if saving := result.get("saving"):
         middle = {name: statistics.median(times) for name, times in saving.items()}
-        share = turn_ratio(saving, "serialise", "write_module")
+        share = statistics.median(turn_ratios(saving, "serialise", "write_module"))
         lines.append(
             f"\nsaving, flushed: serialise {middle['serialise']:.2f} s, write_module {middle['write_module']:.2f} s "
             f"({share:.2f}x)"
@@ -306,7 +346,7 @@ def table(result):
         lines += [f"saving is won back, {line}" for line in won_back(result)]
     if streaming := result.get("streaming"):
         middle = {name: statistics.median(times) for name, times in streaming.items()}
-        share = turn_ratio(streaming, "helpers", "tensorizer")
+        share = statistics.median(turn_ratios(streaming, "helpers", "tensorizer"))
         lines.append(
             f"load from S3 on loopback: helpers {middle['helpers']:.2f} s, tensorizer's defaults "
             f"{middle['tensorizer']:.2f} s ({share:.2f}x)"
@@ -321,17 +361,16 @@ def _row(result, state, route):
     good = good_runs(result, state, route)
     if not good:
         return f"{route:<34} {runs[0]['failed'] if runs else 'no finished round'}"
-    total = sorted(run["total"] for run in good)
-    spread = f"{statistics.median(total):6.2f} [{total[0]:.2f}, {total[-1]:.2f}]"
+    total = [run["total"] for run in good]
+    shown = middle([parts(run) for run in good])
+    spread = f"{sum(shown.values()):6.2f} [{min(total):.2f}, {max(total):.2f}]"
     trick = trick_of(route)
     whole = "fresh process to first token"
-    first = ratio(result, state, route, whole)
-    second = ratio(result, state, route, whole, f"{REFERENCE} + {trick}") if trick else None
-    shares = " ".join(f"{r:{w}.2f}x" if r else f"{'-':>{w + 1}}" for r, w in ((first, 5), (second, 9)))
-    middle = {part: statistics.median(parts(run)[part] for run in good) for part in MEASURES[whole]}
+    plain = ratios(result, state, route, whole)
+    same = ratios(result, state, route, whole, f"{REFERENCE} + {trick}") if trick else []
     memory = [statistics.median(run[key] for run in good) / 1e6 for key in ("private", "peak_rss")]
-    row = f"{route:<34} {spread:>21} {shares} {middle['imports']:6.2f} s {middle['load']:6.2f} s "
-    row += f"{middle['first token']:5.2f} s {memory[0]:5.0f} MB {memory[1]:5.0f} MB "
+    row = f"{route:<34} {spread:>21} {_spread(plain):>18} {_spread(same):>18} {shown['imports']:6.2f} s "
+    row += f"{shown['load']:6.2f} s {shown['first token']:5.2f} s {memory[0]:5.0f} MB {memory[1]:5.0f} MB "
     row += f"{result['bytes'][route] / 1e6:5.0f} MB"
     if share := of_the_bus(result, state, route):
         row += f" {share[0] / 1e9:5.1f} GB/s {share[1]:4.0%} of pinned"
@@ -340,3 +379,8 @@ def _row(result, state, route):
             f"  ({len(runs) - len(good)} of {len(runs)}: {next(r['failed'] for r in runs if 'failed' in r)})"
         )
     return row
+
+
+def _spread(ratios):
+    """Their median and their range; a dash without a common round."""
+    return f"{statistics.median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]" if ratios else "-"

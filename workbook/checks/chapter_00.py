@@ -31,14 +31,14 @@ def share_of_the_trick(answer, *, plain, trick, both):
     Examples
     --------
     >>> share_of_the_trick(0.8, plain=12.0, trick=8.0, both=7.0)
-    'Right. The rest is what the format adds once the trick is there.'
+    'Right. What the trick does not save alone is what the format adds, if it adds anything.'
     >>> share_of_the_trick(8 / 12, plain=12.0, trick=8.0, both=7.0)
     'Not yet. That is how long a start takes with the trick. How much does the trick save?'
     """
     saved = (plain - trick) / (plain - both)
     return respond(
         answer,
-        "The rest is what the format adds once the trick is there.",
+        "What the trick does not save alone is what the format adds, if it adds anything.",
         (lambda a: about(a, trick / plain, 0.01) and not about(saved, trick / plain, 0.01),
          "That is how long a start takes with the trick. How much does the trick save?"),
         (lambda a: about(a, (plain - trick) / plain, 0.01) and not about(saved, (plain - trick) / plain, 0.01),

@@ -1,4 +1,4 @@
-"""Checks of notebook 06: what a trick gives, what a faster load gives, when saving is won back."""
+"""Checks of notebook 06: what a fair comparison shows, what a faster load gives, when saving is won back."""
 
 import math
 import statistics
@@ -6,14 +6,14 @@ import statistics
 from workbook.checks import about, respond
 
 
-def share_of_the_trick(answer, *, plain, trick, both):
-    """Exercise 1: the trick's share of a gain that was reached by trick and format together.
+def fair_comparison(answer, *, ours, theirs):
+    """Exercise 1: in how many rounds one of two ways to start was faster, and whether that shows a gain.
 
     Parameters
     ----------
-    answer : float
-    plain, trick, both : float
-        Seconds of the start without either, with the trick alone, and with trick and format.
+    answer : (int, bool)
+    ours, theirs : sequence of float
+        Seconds of a start, round by round.
 
     Returns
     -------
@@ -21,27 +21,37 @@ def share_of_the_trick(answer, *, plain, trick, both):
 
     Examples
     --------
-    >>> share_of_the_trick(0.75, plain=12.0, trick=9.0, both=8.0)
-    'Right. This part of the gain needs no other file: every loader can have it.'
-    >>> share_of_the_trick(75, plain=12.0, trick=9.0, both=8.0)
-    'Not yet. A share is wanted: a number near 1 at most, no percentage.'
-    >>> share_of_the_trick(0.25, plain=12.0, trick=9.0, both=8.0)
-    "Not yet. That is the format's part. The trick's is what from_pretrained gains when cold_start alone is added."
-    >>> share_of_the_trick(9 / 12, plain=12.0, trick=9.0, both=10.0)
-    'Not yet. Divide the seconds that the trick saves by the seconds that both together save.'
+    >>> ours, theirs = [3.7, 3.6, 3.9], [3.9, 3.8, 3.7]
+    >>> fair_comparison((2, False), ours=ours, theirs=theirs)
+    'Right. With the trick on both sides, the rounds are asked one by one, and all of them have to agree.'
+    >>> fair_comparison((2, True), ours=ours, theirs=theirs)
+    'Not yet. Would you promise it to somebody who has seen all the rounds? A gain is shown where all of them agree.'
+    >>> fair_comparison((1, False), ours=ours, theirs=theirs)
+    'Not yet. That is how often the other one was faster.'
+    >>> fair_comparison((3, True), ours=ours, theirs=theirs)
+    'Not yet. Compare the first number of ours with the first of theirs, the second with the second, and count.'
+    >>> fair_comparison(2, ours=ours, theirs=theirs)
+    'Not yet. Two answers are wanted, in brackets: a number of rounds, and True or False.'
     """
-    share = (plain - trick) / (plain - both)
+    count = sum(mine < other for mine, other in zip(ours, theirs, strict=True))
     return respond(
         answer,
-        "This part of the gain needs no other file: every loader can have it.",
-        (lambda a: not 0 <= a < 10, "A share is wanted: a number near 1 at most, no percentage."),
+        "With the trick on both sides, the rounds are asked one by one, and all of them have to agree.",
         (
-            lambda a: about(a, 1 - share) and not about(a, share),
-            "That is the format's part. The trick's is what from_pretrained gains when cold_start alone is added.",
+            lambda a: len(a) != 2 or not isinstance(a[1], bool),
+            "Two answers are wanted, in brackets: a number of rounds, and True or False.",
         ),
         (
-            lambda a: not about(a, share),
-            "Divide the seconds that the trick saves by the seconds that both together save.",
+            lambda a: a[0] != count and a[0] == len(ours) - count,
+            "That is how often the other one was faster.",
+        ),
+        (
+            lambda a: a[0] != count,
+            "Compare the first number of ours with the first of theirs, the second with the second, and count.",
+        ),
+        (
+            lambda a: a[1] != (count == len(ours)),
+            "Would you promise it to somebody who has seen all the rounds? A gain is shown where all of them agree.",
         ),
     )
 
