@@ -42,12 +42,12 @@ def names(result):
 def test_a_saved_model_is_loaded_and_timed_from_the_start_of_its_process(folder, monkeypatch):
     monkeypatch.setattr(runs, "_SETTLE", 0)
     steps, begun = [], time.perf_counter()
-    asked = Request("load", str(folder / "llama"), verify=True, cold=True, prefetch=True)
+    asked = Request("load", str(folder / "llama"), verify=True, cold=True)
     result = runs.Job(asked, steps.append).wait()
     assert result.error == ""
     emptied = ["emptying the page cache", "five seconds after the page cache was emptied"]
     assert steps == [*emptied, "imports", "load", "first token"]
-    assert names(result) == ["interpreter", "prefetch call", "imports", "load", "first token"]
+    assert names(result) == ["interpreter", "imports", "load", "first token"]
     assert sum(phase.seconds for phase in result.phases) < result.seconds < time.perf_counter() - begun
     assert result.bytes == (folder / "llama" / "model.tensors").stat().st_size
     assert result.private > 1e7
@@ -77,6 +77,20 @@ def test_other_loaders_are_a_choice(folder, loader):
     assert table.settings(result.request)["mapped"] == "n/a", "it has no such option"
 
 
+@pytest.mark.parametrize("source", ["llama", "hf"])
+def test_inside_cold_start_the_first_start_makes_the_recording_and_the_next_reads_it(
+    folder, source, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    asked = Request("load", str(folder / source), cold_start=True)
+    assert not sources.is_recorded(asked.source)
+    first, second = runs.run(asked), runs.run(asked)
+    assert (first.error, second.error) == ("", "")
+    assert "made the recording" in first.note and second.note == ""
+    assert table.settings(asked)["cold_start"] == "yes" and table.in_short(asked).endswith("cold_start")
+    assert {"imports", "load", "first token"} <= set(names(second))
+
+
 def test_a_copy_of_what_is_at_an_address_is_kept(folder, tmp_path):
     with serving(folder) as server:
         result = runs.run(Request("load", f"{server.url}/llama/", cache=str(tmp_path / "copies")))
@@ -102,7 +116,6 @@ def test_a_saved_model_is_verified(folder, tmp_path):
         (Request("load", "/nowhere"), "/nowhere: there is no such directory"),
         (Request("load", "./no/such"), "./no/such: there is no such directory"),
         (Request("load", "{}"), "holds no saved model"),
-        (Request("load", "org/name", prefetch=True), "Prefetch reads local files"),
         (Request("serialise", "{}/llama"), "is saved already: press Load"),
         (Request("verify", "{}/hf"), "has no hashes to verify"),
         (Request("load", "{}/hf", loader="deserialise"), "is no saved model, which deserialise reads"),
@@ -285,19 +298,29 @@ class TestWidgets:
 
 
 class TestCosts:
-    figures = costs.Figures(imports=5.0, first_token=0.5, bandwidth=1e9)
+    figures = costs.Figures(imports=5.0, collector=0.2, first_token=0.5, bandwidth=1e9)
 
-    def test_a_small_model_hides_behind_the_imports(self):
+    def test_a_small_model_is_read_before_the_imports_are_over(self):
         found = costs.costs(2e9, 1000, 3.6, self.figures)
-        assert found.before == 7.5 and found.after == 5.5
-        assert found.seconds_a_day == 2000 and found.money_a_month == pytest.approx(60)
+        assert (found.before, found.after) == (7.5, 4.5)
+        assert found.seconds_a_day == 3000 and found.money_a_month == pytest.approx(90)
 
-    def test_a_large_model_hides_the_imports(self):
-        found = costs.costs(100e9, 1, 1, self.figures)
+    def test_a_warm_start_wins_the_share_of_the_collector(self):
+        found = costs.costs(0, 1, 1, self.figures)
+        assert found.before - found.after == pytest.approx(0.2 * self.figures.imports)
+
+    def test_cold_libraries_are_read_ahead_as_well(self):
+        found = costs.costs(2e9, 1, 1, self.figures._replace(libraries=1.5))
+        assert (found.before, found.after) == (9.0, 4.5)
+
+    @pytest.mark.parametrize("libraries", [0.0, 1.5])
+    def test_no_model_wins_more_than_the_imports(self, libraries):
+        found = costs.costs(100e9, 1, 1, self.figures._replace(libraries=libraries))
         assert found.before - found.after == pytest.approx(self.figures.imports)
 
     def test_the_calculator_follows_its_sliders_and_keeps_what_is_typed(self):
-        *rows, answer = widgets.calculator(self.figures).children
+        *rows, is_new, answer = widgets.calculator(self.figures).children
+        assert is_new.disabled and not is_new.value, "nothing is known of cold libraries"
         sliders, (size, storage, starts, price) = zip(*(row.children for row in rows), strict=True)
         assert (size.value, storage.value, starts.value) == (14, pytest.approx(1.0), 50)
         found = costs.costs(14e9, 50, 2.5, self.figures)
@@ -307,3 +330,9 @@ class TestCosts:
         storage.value, starts.value, price.value = 10.3, 2.0, 1.0
         assert sliders[1].value == pytest.approx(10.3)
         assert "A cold start takes 19.9 s instead of 24.9 s" in answer.value
+
+    def test_the_calculator_counts_cold_libraries_if_it_is_told(self):
+        *_, is_new, answer = widgets.calculator(self.figures._replace(libraries=1.5)).children
+        assert is_new.value and "instead of 21.0 s" in answer.value
+        is_new.value = False
+        assert "instead of 19.5 s" in answer.value

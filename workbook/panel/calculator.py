@@ -9,12 +9,13 @@ from workbook.panel import costs
 
 
 def calculator(figures):
-    """Sliders for size, storage, starts and price; what a faster start is worth, as they move.
+    """Sliders for size, storage, starts and price; what `cold_start` is worth, as they move.
 
     Parameters
     ----------
     figures : workbook.panel.costs.Figures
-        Measured on this machine; the storage's slider begins there.
+        Measured on this machine; the storage's slider begins there. If they know what cold libraries cost, a box
+        says whether that counts: on a new machine it does.
 
     Returns
     -------
@@ -22,7 +23,7 @@ def calculator(figures):
 
     Examples
     --------
-    >>> calculator(costs.Figures(imports=5.0, first_token=0.5, bandwidth=1e9))
+    >>> calculator(costs.Figures(imports=5.0, collector=0.2, first_token=0.5, bandwidth=1e9))
     VBox(...)
     """
     rows = [
@@ -32,18 +33,27 @@ def calculator(figures):
         _slider("Price of an hour", 0.01, 100, 2.5),
     ]
     numbers = [number for _, number in (row.children for row in rows)]
+    is_new = widgets.Checkbox(
+        value=figures.libraries > 0,
+        disabled=figures.libraries == 0,
+        description="A new machine: the libraries are cold too",
+        indent=False,
+        layout=widgets.Layout(width="auto"),
+    )
     answer = widgets.HTML()
 
     def update(_=None):
         size, storage, starts, price = (number.value for number in numbers)
-        found = costs.costs(size * 1e9, starts, price, figures._replace(bandwidth=storage * 1e9))
+        libraries = figures.libraries if is_new.value else 0.0
+        there = figures._replace(bandwidth=storage * 1e9, libraries=libraries)
+        found = costs.costs(size * 1e9, starts, price, there)
         said = html.escape(costs.in_words(found))
         answer.value = f'<div role="status" aria-live="polite">{said}</div>'
 
-    for number in numbers:
-        number.observe(update, "value")
+    for control in (*numbers, is_new):
+        control.observe(update, "value")
     update()
-    return widgets.VBox([*rows, answer])
+    return widgets.VBox([*rows, is_new, answer])
 
 
 def _slider(label, low, high, value):

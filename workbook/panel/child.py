@@ -1,17 +1,18 @@
 """The process behind one press of a button: load, serialise or verify, and say each step as it begins."""
 
+import contextlib
 import json
 import os
 import sys
 import threading
 import time
 
-from helpers.timeline import Phase, Timeline, phase
+from helpers.timeline import Phase, Timeline
 from workbook.panel import loads
 from workbook.panel.request import Request
 from workbook.panel.say import instead_of_bars, say
 
-_SHOWN = ("prefetch call", "imports", "empty model", "load", "first token", "serialise", "verify")
+_SHOWN = ("imports", "empty model", "load", "first token", "serialise", "verify")
 
 
 def end_with_parent():
@@ -28,12 +29,7 @@ def main(request, spawned):
     """Do what is asked and print one line of JSON with the times, which begin at the spawn."""
     begun = time.perf_counter()
     instead_of_bars()
-    with Timeline() as timeline:
-        if request.prefetch:
-            from helpers import prefetch
-
-            with phase("prefetch call"):
-                prefetch(request.source)
+    with Timeline() as timeline, _around(request):
         size = {"load": _load, "serialise": _serialise, "verify": _verify}[request.action](request)
     ended = time.perf_counter()
     from workbook.machine import private_bytes
@@ -46,6 +42,15 @@ def main(request, spawned):
         bytes=size or loads.weights_in(request.source),
         private=private_bytes(),
     )
+
+
+def _around(request):
+    """The block that a request asks for."""
+    if not request.cold_start:
+        return contextlib.nullcontext()
+    from helpers import cold_start
+
+    return cold_start(request.source, cache=request.cache or None)
 
 
 def outer(phases):

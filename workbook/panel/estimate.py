@@ -36,7 +36,7 @@ def seconds(request, results):
 
 
 def _is_alike(request, other):
-    same = ("action", "way", "device", "cold", "prefetch")
+    same = ("action", "way", "device", "cold", "cold_start")
     return all(getattr(request, name) == getattr(other, name) for name in same)
 
 

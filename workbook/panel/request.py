@@ -41,7 +41,9 @@ class Request(NamedTuple):
         Of `MAPPED`.
     readers : int
         0: by itself.
-    verify, cold, prefetch : bool
+    verify, cold : bool
+    cold_start : bool
+        All of it in a `helpers.cold_start`.
     loader : str
         Of `loaders`. By itself: `deserialise` for a saved model, ``from_pretrained`` for any other.
     cache : str
@@ -57,7 +59,7 @@ class Request(NamedTuple):
     readers: int = 0
     verify: bool = False
     cold: bool = False
-    prefetch: bool = False
+    cold_start: bool = False
     loader: str = "by itself"
     cache: str = ""
 
@@ -91,8 +93,6 @@ def problem_with(request):
     source, kind = request.source, sources.kind(request.source)
     if not source:
         return "Choose a model first."
-    if request.prefetch and (kind in ("name", "missing") or sources.is_address(source)):
-        return "Prefetch reads local files: choose a saved model on this disk."
     if kind == "missing":
         return f"{source}: there is no such directory. Check the path."
     if kind == "none":

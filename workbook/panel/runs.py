@@ -108,9 +108,11 @@ class Job:
                 self._finish(made, {}, error, note)
                 return
             request = request._replace(source=out.splitlines()[-1])
+        if request.cold_start and not sources.is_recorded(request.source):
+            note = "made the recording for cold_start, so let the next start count"
         if request.cold:
             self._on_step("emptying the page cache")
-            note = sources.make_cold(request.source)
+            note = "; ".join(filter(None, [note, sources.make_cold(request.source)]))
             self._on_step("five seconds after the page cache was emptied")
             self._stopping.wait(_SETTLE)
         process = self._begin(lambda: _child(request))

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from helpers.storage import page_cache
+from helpers.storage import page_cache, recording
 from workbook import paths
 
 SAMPLE = "sample: SmolLM2"
@@ -115,6 +115,25 @@ def make_cold(source):
         pagecache.evict(path)
     stayed = max((pagecache.resident(path) for path in files), default=0)
     return f"not cold: {stayed:.0%} of a file stayed in memory" if stayed > 0.02 else ""
+
+
+def is_recorded(source):
+    """Whether it is known what the imports of a start read, so that `cold_start` can read it ahead.
+
+    Parameters
+    ----------
+    source : str
+
+    Returns
+    -------
+    bool
+
+    Examples
+    --------
+    >>> is_recorded("../not/here")
+    False
+    """
+    return recording.files(recording.place(source), recording.header(), recording.roots()) is not None
 
 
 def sample_process():

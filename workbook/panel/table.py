@@ -11,7 +11,6 @@ from workbook.panel.request import OURS, Request
 
 PHASES = (
     "interpreter",
-    "prefetch call",
     "imports",
     "empty model",
     "load",
@@ -94,7 +93,7 @@ def settings(request):
         "verified": ("yes" if request.verify else "no") if ours else _NOT,
         "cache": (request.cache or "none") if ours and remote else _NOT,
         "page cache": "emptied" if request.cold else "as it was",
-        "prefetch": "yes" if request.prefetch else "no",
+        "cold_start": "yes" if request.cold_start else "no",
     }
 
 
@@ -106,7 +105,7 @@ def in_short(request):
     said += [f"mapped: {found['mapped']}"] if found["mapped"] not in ("by itself", _NOT) else []
     said += [f"{found['readers']} readers"] if found["readers"] not in ("by itself", _NOT) else []
     said += ["cold"] if request.cold else []
-    said += ["prefetch"] if request.prefetch else []
+    said += ["cold_start"] if request.cold_start else []
     said += ["verified"] if found["verified"] == "yes" else []
     said += ["cache"] if found["cache"] not in ("none", _NOT) else []
     return ", ".join(said)

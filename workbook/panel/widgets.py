@@ -64,12 +64,12 @@ class Panel:
         self.cache = widgets.Text(
             description="Cache directory", placeholder="for s3:// and http://", style=_STYLE, layout=_HALF
         )
-        self.verify, self.cold, self.prefetch = (
+        self.verify, self.cold, self.cold_start = (
             widgets.Checkbox(description=text, indent=False, layout=widgets.Layout(width="auto"))
             for text in (
                 "Verify while loading",
                 "Cold: empty the page cache first",
-                "Prefetch before the imports",
+                "Inside cold_start",
             )
         )
         self.load = widgets.Button(description="Load", button_style="primary")
@@ -89,7 +89,7 @@ class Panel:
 
     def _settings(self):
         first = [self.model, self.loader, self.rounds, self.device, self.dtype, self.mapped, self.readers]
-        return [*first, self.cache, self.verify, self.cold, self.prefetch]
+        return [*first, self.cache, self.verify, self.cold, self.cold_start]
 
     def view(self):
         """The whole panel, to be shown."""
@@ -105,7 +105,7 @@ class Panel:
         """The settings as they are now; those that a loader has no use for are left out."""
         source = sources.located(self.model.value)
         asked = runs.Request(
-            action, source, device=self.device.value, cold=self.cold.value, prefetch=self.prefetch.value
+            action, source, device=self.device.value, cold=self.cold.value, cold_start=self.cold_start.value
         )
         if action == "verify":
             return asked
