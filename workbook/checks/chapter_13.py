@@ -1,10 +1,13 @@
 """Checks of the exercises in notebook 13: what a faster start is worth."""
 
+import math
+import statistics
+
 from workbook.checks import about, respond
 
 
 def seconds_won(answer, *, imports, reading):
-    """Exercise 1: the seconds that prefetch takes off a start whose reading is longer than its imports.
+    """Exercise 1: the seconds that `cold_start` takes off a start whose reading is longer than its imports.
 
     Examples
     --------
@@ -56,21 +59,46 @@ def size_that_gains_most(answer, *, imports, bandwidth):
     )
 
 
-def starts_until_saved(answer):
-    """Exercise 3: the starts after which one more save is won back, if prefetch is the only gain.
+def starts_until_saved(answer, *, saving, gained):
+    """Exercise 3: the starts after which one more save is won back, against two ways to start without it.
 
     Examples
     --------
-    >>> starts_until_saved("never")
-    'Right. The gain needs no second copy; a saved form pays for what it does beyond the best loader without one.'
-    >>> starts_until_saved(12)
-    'Not yet. Would `from_pretrained` with prefetch not win the same seconds, without the copy?'
+    >>> facts = {"saving": 7.0, "gained": [[1.7, 1.8, 1.6], [0.3, -0.1, 0.1]]}
+    >>> starts_until_saved((5, None), **facts)
+    'Right. What a copy is worth depends on the best that can be had without it.'
+    >>> starts_until_saved((5, 70), **facts)
+    'Not yet. Against the checkpoint, look at the rounds one by one: was the mapped start faster in each?'
+    >>> starts_until_saved((4.1, None), **facts)
+    'Not yet. Against the snippet, divide `saving` by the median of the gains, and round up to a whole start.'
+    >>> starts_until_saved((None, None), **facts)
+    'Not yet. Against the snippet the mapped start was faster in every round, so at some time it pays.'
+    >>> starts_until_saved(5, **facts)
+    'Not yet. Two answers are wanted: (against the snippet, against the checkpoint).'
     """
+    expected = [math.ceil(saving / statistics.median(won)) if min(won) > 0 else None for won in gained]
     return respond(
         answer,
-        "The gain needs no second copy; a saved form pays for what it does beyond the best loader without one.",
+        "What a copy is worth depends on the best that can be had without it.",
+        (lambda a: len(a) != 2, "Two answers are wanted: (against the snippet, against the checkpoint)."),
+        *_hints(0, expected[0], "the snippet"),
+        *_hints(1, expected[1], "the checkpoint"),
+    )
+
+
+def _hints(place, right, other):
+    """What to say to one of several answers, each None or a number of starts."""
+    return (
         (
-            lambda a: str(a).strip().lower() != "never",
-            "Would `from_pretrained` with prefetch not win the same seconds, without the copy?",
+            lambda a: right is None and a[place] is not None,
+            f"Against {other}, look at the rounds one by one: was the mapped start faster in each?",
+        ),
+        (
+            lambda a: right is not None and a[place] is None,
+            f"Against {other} the mapped start was faster in every round, so at some time it pays.",
+        ),
+        (
+            lambda a: a[place] != right,
+            f"Against {other}, divide `saving` by the median of the gains, and round up to a whole start.",
         ),
     )
