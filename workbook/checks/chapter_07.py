@@ -1,6 +1,4 @@
-"""Checks of notebook 07: what the imports cost, what they read, when a pool of processes pays."""
-
-import math
+"""Checks of notebook 07: what the imports cost, what they read, when waiting memory pays."""
 
 from workbook.checks import about, respond
 
@@ -83,16 +81,18 @@ def megabytes_of_source(answer, *, sizes):
     )
 
 
-def replicas_until_a_pool_pays(answer, *, ready, replica, fresh):
-    """Exercise 3: from how many replicas on a pool has taken less time than fresh processes, one after the other.
+def starts_an_hour(answer, *, held, fresh, forked, gigabyte, waiting):
+    """Exercise 3: how many starts an hour pay for the memory of a server that waits.
 
     Parameters
     ----------
-    answer : int
-    ready : float
-        Seconds until the pool can fork.
-    replica, fresh : float
-        Seconds of a start from the pool, and of one in a fresh process.
+    answer : float
+    held : int
+        Bytes of the server's memory.
+    fresh, forked : float
+        Seconds of a start in a fresh process, and of one from the server.
+    gigabyte, waiting : float
+        Prices: of a gigabyte of memory for an hour, and of an hour of whoever waits.
 
     Returns
     -------
@@ -100,26 +100,33 @@ def replicas_until_a_pool_pays(answer, *, ready, replica, fresh):
 
     Examples
     --------
-    >>> replicas_until_a_pool_pays(2, ready=4.0, replica=0.5, fresh=4.5)
-    'Right. From there on every further start costs a fork, the load and the first token alone.'
-    >>> replicas_until_a_pool_pays(1, ready=4.0, replica=0.5, fresh=4.5)
-    'Not yet. With so few replicas the pool has not even won back its own imports: n starts cost ready + n * replica.'
-    >>> replicas_until_a_pool_pays(7, ready=4.0, replica=0.5, fresh=4.5)
-    'Not yet. It pays earlier. Compare ready + n * replica with n * fresh for n = 1, 2, 3.'
-    >>> replicas_until_a_pool_pays(1.5, ready=4.0, replica=0.5, fresh=4.5)
-    'Not yet. A whole number of replicas is wanted.'
+    >>> facts = {"held": 400_000_000, "fresh": 3.8, "forked": 0.2, "gigabyte": 0.01, "waiting": 20}
+    >>> starts_an_hour(0.2, **facts)
+    'Right. Where somebody waits, a few starts a day are enough; where nobody does, no number of them is.'
+    >>> starts_an_hour(0.2 / 3600, **facts)
+    'Not yet. The seconds won are a part of an hour: divide them by 3600 before you take the price of an hour.'
+    >>> starts_an_hour(0.2e9, **facts)
+    'Not yet. The price is that of a gigabyte: divide the bytes by 1e9.'
+    >>> starts_an_hour(5, **facts)
+    'Not yet. Turn it round: what the memory costs in an hour, over what one start wins.'
+    >>> starts_an_hour(1, **facts)
+    'Not yet. Two sums of money: what the memory costs in an hour, and what the seconds of one start are worth.'
     """
-    first = math.floor(ready / (fresh - replica)) + 1
+    memory, won = held / 1e9 * gigabyte, (fresh - forked) / 3600 * waiting
     return respond(
         answer,
-        "From there on every further start costs a fork, the load and the first token alone.",
-        (lambda a: a != int(a), "A whole number of replicas is wanted."),
+        "Where somebody waits, a few starts a day are enough; where nobody does, no number of them is.",
         (
-            lambda a: a < first,
-            "With so few replicas the pool has not even won back its own imports: n starts cost ready + n * replica.",
+            lambda a: about(a, memory / won / 3600),
+            "The seconds won are a part of an hour: divide them by 3600 before you take the price of an hour.",
+        ),
+        (lambda a: about(a, memory / won * 1e9), "The price is that of a gigabyte: divide the bytes by 1e9."),
+        (
+            lambda a: about(a, won / memory),
+            "Turn it round: what the memory costs in an hour, over what one start wins.",
         ),
         (
-            lambda a: a > first,
-            "It pays earlier. Compare ready + n * replica with n * fresh for n = 1, 2, 3.",
+            lambda a: not about(a, memory / won),
+            "Two sums of money: what the memory costs in an hour, and what the seconds of one start are worth.",
         ),
     )
