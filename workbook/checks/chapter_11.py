@@ -61,9 +61,9 @@ def in_both_stages(answer, *, names):
     >>> in_both_stages(["model.embed_tokens.weight", "model.rotary_emb.inv_freq"], names=names)
     'Right. What is needed at both ends, or in every layer, is held by every stage.'
     >>> in_both_stages(["model.embed_tokens.weight"], names=names)
-    'Not yet. Every layer turns its vectors by their position. What does it need for that?'
+    'Not yet. Every layer turns its vectors by their position. Which names in the list belong to that?'
     """
-    right = {name for name in names if "embed" in name or "rotary" in name}
+    rotary = [name for name in names if "rotary" in name and "original" not in name]
     return respond(
         answer,
         "What is needed at both ends, or in every layer, is held by every stage.",
@@ -78,7 +78,9 @@ def in_both_stages(answer, *, names):
             "The output matrix is not in the list, since it is tied. To what?",
         ),
         (
-            lambda a: {*a} != right,
-            "Every layer turns its vectors by their position. What does it need for that?",
+            lambda a: (
+                not {*rotary} <= {*a}
+            ),  # what is kept beside them, the original ones, may be named or not
+            "Every layer turns its vectors by their position. Which names in the list belong to that?",
         ),
     )
