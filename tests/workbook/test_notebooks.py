@@ -8,6 +8,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+MINUTES = {"half a": 0.5, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5}
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "data" / "README.md"]
 
 
@@ -30,12 +31,19 @@ def test_a_notebook_has_the_parts_that_readers_rely_on(path):
     assert re.search(r"minutes? on 2 CPU cores", first)
     tags = [tag for cell in cells for tag in cell.metadata.get("tags", [])]
     assert tags.count("parameters") == 1
-    assert tags.count("solution") >= 2 or "# 2." in "".join(c.source for c in cells if c.cell_type == "code")
+    assert tags.count("solution") >= 3
     text = prose(path)
     for part in ("## Recap", "## Exercises"):
         assert part in text
     assert cells[-1].cell_type == "markdown"
     assert re.search(r"\*\*(Next|Back|Start):\*\*", cells[-1].source)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_took_about_as_long_as_it_announces(path):
+    notebook = read(path)
+    number = re.search(r"\*About (.+?) minutes? on 2 CPU cores", notebook.cells[0].source).group(1)
+    assert 0.5 <= notebook.metadata.seconds / (60 * MINUTES[number]) <= 2, "make execute stores the time"
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
