@@ -192,14 +192,13 @@ def test_panel_and_calculator_answer_mouse_and_keyboard(lab):
 
 
 def check_the_calculator(page):
-    """By the slider, by keyboard, and by typing, which keeps to the digit what is typed."""
-    answer = page.locator("text=A cold start takes").last
+    """By the slider, by keyboard, by typing, which keeps to the digit what is typed, and by the box."""
+    answer = page.locator("[role=status]", has_text="A cold start takes")
     changed = "before => [...document.querySelectorAll('[role=status]')].some(e => e.innerText.startsWith("
     changed += "'A cold start') && e.innerText != before)"
     before = answer.inner_text()
     page.locator(".widget-slider .noUi-handle").first.focus()
-    for _ in range(5):
-        page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
     page.wait_for_function(changed, arg=before)
     size = page.locator(".widget-slider").first.locator(
         "xpath=following-sibling::*//input | following-sibling::input"
@@ -209,6 +208,9 @@ def check_the_calculator(page):
     size.first.press("Tab")
     page.wait_for_function(changed, arg=before)
     assert size.first.input_value() == "14.3"
+    before = answer.inner_text()
+    page.get_by_label("A new machine: the libraries are cold too").uncheck()
+    page.wait_for_function(changed, arg=before)
 
 
 def use_theme(page, name):
