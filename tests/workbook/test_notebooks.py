@@ -8,7 +8,16 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-MINUTES = {"half a": 0.5, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5}
+MINUTES = {
+    "a quarter of a": 0.25,
+    "half a": 0.5,
+    "one": 1,
+    "one and a half": 1.5,
+    "two": 2,
+    "three": 3,
+    "four": 4,
+    "five": 5,
+}
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "data" / "README.md"]
 
 

@@ -156,6 +156,20 @@ def instanttensor(model, device):
         return fill(empty, dict(file.tensors())).to(device)
 
 
+def tensorizer_from_store(model, uri):
+    """Stock tensorizer, as its documentation reads a file from S3 into an empty model; no route of the table."""
+    from tensorizer import TensorDeserializer
+    from tensorizer.utils import no_init_or_tensor
+
+    cls = model.model_class()
+    with no_init_or_tensor():
+        loaded = from_config(model, cls)
+    deserialiser = TensorDeserializer(uri)
+    deserialiser.load_into_module(loaded)
+    deserialiser.close()
+    return loaded.eval()
+
+
 def from_config(model, cls):
     """An empty model of a class, from its configuration."""
     if model.is_unet:

@@ -161,19 +161,10 @@ def _helpers(source):
 
 
 def _stock(bucket, hf):
-    from tensorizer import TensorDeserializer
-    from tensorizer.utils import no_init_or_tensor
-
-    from workbook.bench import models, routes
+    from workbook.bench import loaders, models
 
     model = models.Model("", Path(hf).parent)
-    cls = model.model_class()
-    with no_init_or_tensor():
-        loaded = routes.from_config(model, cls)
-    deserialiser = TensorDeserializer(f"s3://{bucket}/guide/model.tensors")
-    deserialiser.load_into_module(loaded)
-    deserialiser.close()
-    return loaded.eval()
+    return loaders.tensorizer_from_store(model, f"s3://{bucket}/guide/model.tensors")
 
 
 def transfer(url):
