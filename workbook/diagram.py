@@ -17,7 +17,7 @@ QUESTIONS = (  # question, the answer that leads to the right, what to do, wheth
     (
         "Is it an estimator, or so small that\nits load is hardly seen in the budget?",
         "yes",
-        "Speed is no reason to change the\nformat. Safety may be one: 05, 10.",
+        "Speed is no reason to change the\nformat (safety: 05, 10); go on.",
         False,
     ),
     (

@@ -16,6 +16,8 @@ from helpers import cold_start, serialise
 from helpers.storage import page_cache, recording
 from workbook.bench.pagecache import evict, resident
 
+pytestmark = pytest.mark.alone  # it looks at the page cache and at times
+
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks at the page cache as Linux shows it")
 START = """
 import sys, time
@@ -272,8 +274,6 @@ def test_it_is_light():
 import sys, time
 start = time.perf_counter()
 from helpers import cold_start
-
-pytestmark = pytest.mark.alone  # it looks at the page cache and at times
 print(time.perf_counter() - start, *{"torch", "subprocess", "ctypes", "logging", "hashlib"} & set(sys.modules))
 """
     runs = [subprocess.check_output([sys.executable, "-c", code], text=True).split() for _ in range(3)]

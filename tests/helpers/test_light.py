@@ -13,6 +13,8 @@ import helpers
 from helpers import Timeline, phase
 from workbook.bench.pagecache import evict, resident
 
+pytestmark = pytest.mark.alone  # it measures times
+
 
 def python(code, *arguments):
     done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True)
@@ -97,8 +99,6 @@ class TestPrefetch:
         code = """
 import sys, time
 from helpers import prefetch
-
-pytestmark = pytest.mark.alone  # it measures times
 start = time.perf_counter()
 prefetch(sys.argv[1])
 print(time.perf_counter() - start, "torch" in sys.modules, flush=True)

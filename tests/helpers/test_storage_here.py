@@ -13,6 +13,8 @@ from helpers import serialise
 from helpers.storage import atomic, filesystems, memory, mounts, page_cache
 from workbook.bench.pagecache import evict
 
+pytestmark = pytest.mark.alone  # it looks at the page cache and at times
+
 linux = pytest.mark.skipif(sys.platform != "linux", reason="as Linux shows it")
 
 
@@ -254,8 +256,6 @@ open(sys.argv[1] + "/cgroup.procs", "w").write(str(os.getpid()))
 logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
 held = bytearray(os.urandom(1 << 20)) * int(sys.argv[3])
 from helpers import prefetch
-
-pytestmark = pytest.mark.alone  # it looks at the page cache and at times
 prefetch(sys.argv[2])
 while len(__import__("threading").enumerate()) > 1:
     time.sleep(0.01)

@@ -22,6 +22,8 @@ from helpers.errors import ModelError, StorageError
 from helpers.storage import memory
 from workbook import replicas as scale
 
+pytestmark = pytest.mark.alone  # Ray takes both cores and much memory
+
 TOKENS = [[5, 6, 7, 8]]
 LLAMA = "transformers.models.llama.modeling_llama"
 
@@ -259,8 +261,6 @@ def test_without_ray_one_line_says_how_to_get_it():
 import sys
 sys.modules["ray"] = None
 from workbook import replicas as scale
-
-pytestmark = pytest.mark.alone  # Ray takes both cores and much memory
 try:
     scale.require_ray()
 except Exception as error:
