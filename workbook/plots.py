@@ -240,9 +240,7 @@ def bars(values, title, unit, colours=None, log=False):
         end = max(end, _end(axes, row, middle, all_of_it, f"{middle:,.3g}"))
     smallest = min(map(min, found.values()))
     if log:
-        axes.set_xscale("log")
-        axes.xaxis.set_major_formatter("{x:g}")
-        _rows(axes, values, f"{unit} (logarithmic)", end * (end / smallest) ** 0.12, smallest / 2)
+        _rows(axes, values, unit, end * (end / smallest) ** 0.12, smallest / 2, log=True)
     else:
         _rows(axes, values, unit, end * 1.12, min(0, smallest * 1.12))
         if smallest < 0:
@@ -294,9 +292,7 @@ def dots(values, title, unit, colours=None, log=False):
         )  # fmt: skip
     low, high = min(map(min, values.values())), max(map(max, values.values()))
     if log:
-        axes.set_xscale("log")
-        axes.xaxis.set_major_formatter("{x:g}")
-        _rows(axes, values, f"{unit} (logarithmic)", high * 1.5, low / 1.5)
+        _rows(axes, values, unit, high * 1.5, low / 1.5, log=True)
     else:
         margin = 0.05 * (max(high, 0) - min(low, 0))
         _rows(axes, values, unit, max(high, 0) + margin, min(low, 0) - margin)
@@ -451,12 +447,15 @@ def _end(axes, row, value, found, text, weight="normal"):
     return end
 
 
-def _rows(axes, names, unit, end, start=0):
-    """The axes of horizontal bars: their names from the top down, and the unit."""
+def _rows(axes, names, unit, end, start=0, log=False):
+    """The axes of horizontal bars or dots: their names from the top down, the unit, and whether it is logarithmic."""
+    if log:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
     axes.set_yticks(range(len(names)), list(names))
     axes.invert_yaxis()
     axes.set_xlim(start, end)
-    axes.set_xlabel(unit)
+    axes.set_xlabel(f"{unit} (logarithmic)" if log else unit)
 
 
 def _apart(heights, gap, top):

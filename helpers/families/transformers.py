@@ -116,9 +116,8 @@ def _described(model):
     return model.config.to_json_string(), json.dumps({"implementations": implementations.read(model)})
 
 
-@functools.lru_cache(
-    maxsize=1
-)  # `owns` is asked several times about a model, and `save` needs the last answer
+# `owns` is asked several times about a model, and `save` needs the last answer
+@functools.lru_cache(maxsize=1)
 def _built(name, config, settings):
     """The empty model of a configuration, None if it builds none."""
     with tempfile.TemporaryDirectory() as folder:
