@@ -13,15 +13,17 @@ from torch import nn
 
 from helpers.errors import SkeletonMismatch
 from helpers.modules.parameters import parameter_like
-from helpers.modules.reach import places, reached
+from helpers.modules.reach import places
 
 
-def given_over(skeleton: nn.Module, replaced: dict, source: str | os.PathLike) -> dict:
+def given_over(skeleton: nn.Module, parts: list, replaced: dict, source: str | os.PathLike) -> dict:
     """Give the loaded data to the empty tensors that a skeleton still reaches after they were exchanged.
 
     Parameters
     ----------
     skeleton : torch.nn.Module
+    parts : list
+        What it reaches, as from `helpers.modules.reach.reached`.
     replaced : dict of int to (object, object)
         By the id of what the skeleton held: that, and what has taken its place.
     source : str or path-like
@@ -39,7 +41,7 @@ def given_over(skeleton: nn.Module, replaced: dict, source: str | os.PathLike) -
         skeleton has built two, or something else refers to it.
     """
     kept: dict = {}
-    for old in reached(skeleton):
+    for old in parts:
         new = replaced.get(id(old), (old, old))[1]
         if new is old:
             continue

@@ -17,7 +17,7 @@ from helpers.modules.structure import OWN, attributes, blank, modes, slots, valu
 from helpers.modules.views import lay_out, same_bytes
 
 
-def restore(skeleton: nn.Module, tensors: dict, structure: dict, source: str | os.PathLike) -> None:
+def restore(skeleton: nn.Module, tensors: dict, structure: dict, source: str | os.PathLike) -> list:
     """Make a skeleton equal to the module that was captured.
 
     Parameters
@@ -31,6 +31,11 @@ def restore(skeleton: nn.Module, tensors: dict, structure: dict, source: str | o
         no data and stay on meta.
     source : str or path-like
         Named in errors.
+
+    Returns
+    -------
+    list
+        What the module reaches, as from `helpers.modules.reach.reached`, so that `without_data` need not look again.
 
     Raises
     ------
@@ -78,11 +83,13 @@ def restore(skeleton: nn.Module, tensors: dict, structure: dict, source: str | o
     for name, module in modules.items():
         module.training = structure["training"] != (name in other)
     _exchange(modules, fresh, replaced)
-    if in_place := given_over(skeleton, replaced, source):
+    parts = reached(skeleton)
+    if in_place := given_over(skeleton, parts, replaced, source):
         for _, owner, key, kind in slots(skeleton):
             if found := in_place.get(id(value(owner, key, kind))):
                 setattr(owner, key, found[1])
         _exchange(modules, {}, in_place)
+    return parts
 
 
 def _make_room(modules, transient, first):
@@ -221,9 +228,10 @@ def structure_of(skeleton: nn.Module, tensors: dict, source: str | os.PathLike) 
     return structure | modes(skeleton)
 
 
-def without_data(module: nn.Module) -> list[str]:
-    """Names of everything that a module reaches and that has no data yet, wherever it is kept."""
-    empty = {id(part) for part in reached(module) if isinstance(part, torch.Tensor) and part.is_meta}
+def without_data(module: nn.Module, parts: list | None = None) -> list[str]:
+    """Names of everything that a module reaches (``parts``, if that is known) and that has no data yet."""
+    parts = reached(module) if parts is None else parts
+    empty = {id(part) for part in parts if isinstance(part, torch.Tensor) and part.is_meta}
     known = {}
     if empty:
         known = {name: id(value(*place)) for name, *place in (*slots(module), *attributes(module))}

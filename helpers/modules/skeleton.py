@@ -109,8 +109,8 @@ def _put_in(model, tensors, structure, label, options):
                 if kind != "attribute" and name not in stay and tensor.is_floating_point():
                     # in both, so that one after the other is freed: a GPU has no room for all of them twice
                     tensors[name] = chosen[name] = kind, tensor.to(options.dtype)
-        restore(model, chosen, structure, label)
-        return set(without_data(model)) - structure.get("omitted", set())
+        parts = restore(model, chosen, structure, label)
+        return set(without_data(model, parts)) - structure.get("omitted", set())
 
 
 def capture_rehearsed(model: torch.nn.Module, name: str, build: Callable[[], Any]) -> tuple[dict, dict]:
