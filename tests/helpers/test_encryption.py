@@ -16,6 +16,7 @@ from torch import nn
 import helpers
 from helpers import deserialise, serialise
 from helpers.errors import CorruptFile, EncryptionError
+from helpers.format import layout
 from workbook.samples import tiny_stable_diffusion
 
 KEY = bytes(range(32))
@@ -209,6 +210,27 @@ def test_it_is_loaded_over_the_network(saved, tmp_path, cached):
         assert helpers.verify(f"{server.url}/m").tensors == 9
         assert helpers.verify(f"{server.url}/m", encryption=KEY).tensors == 9
     assert not [name for name in os.listdir(tmp_path) if name.startswith("model-")]
+
+
+def test_two_tensors_that_were_exchanged_are_noticed_by_whoever_compares_the_file_s_hash(tmp_path):
+    """Each of them is what the key's owner encrypted, so decryption alone sees nothing."""
+    model = nn.Sequential(nn.Linear(30, 30, bias=False), nn.Linear(30, 30, bias=False))
+    exchanged = nn.Sequential(model[1], model[0])
+    for name, one in {"m": model, "other": exchanged}.items():
+        serialise(one, tmp_path / name, encryption=KEY)
+    path, mark = tmp_path / "m" / "model.tensors", slice(layout.MARK_AT, layout.MARK_AT + 8)
+    content = bytearray((tmp_path / "other" / "model.tensors").read_bytes())
+    content[mark] = path.read_bytes()[mark]  # without it the file does not belong to the manifest
+    path.write_bytes(content)
+    build = {"skeleton": lambda: nn.Sequential(*(nn.Linear(30, 30, bias=False) for _ in range(2)))}
+    assert_same_module(exchanged, load(tmp_path / "m", **build))
+    for check in (
+        lambda: load(tmp_path / "m", verify=True, **build),
+        lambda: helpers.verify(tmp_path / "m"),
+        lambda: helpers.verify(tmp_path / "m", encryption=KEY),
+    ):
+        with pytest.raises(CorruptFile, match="is not what was saved"):
+            check()
 
 
 def test_damage_beside_the_tensors_is_no_wrong_key(saved):

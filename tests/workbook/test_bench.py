@@ -346,8 +346,9 @@ def test_loads_and_starts_from_a_store_are_timed_and_give_the_same_model(tiny, t
     found = streaming.measure(model, 1)
     assert found.keys() == {"tensorizer", "helpers"}
     assert all(seconds > 0 for times in found.values() for seconds in times)
-    found = remote.starts(model, 1, report=lambda said: None)
-    assert found.keys() == {*remote.STARTS}
+    seconds, busy = remote.starts(model, 1, report=lambda said: None)
+    assert seconds.keys() == busy.keys() == {*remote.STARTS}
+    assert all(0 < share <= 1 for (share,) in busy.values())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux alone counts shared pages apart")
@@ -497,7 +498,8 @@ def test_what_is_recorded_beside_the_table_becomes_rows_of_it(tmp_path):
     path = tmp_path / "tiny-cpu.json"
     assert besides.lines(path) == ([], [])
     starts = {"cold_start": [4.0, 5.0], "deserialise": [8.0, 8.0], "tensorizer": [16.0, 20.0]}
-    remote = {"limit": "80m", "starts": starts, "transfers": {"helpers": [1.2], "curl": [1.0]}}
+    busy = {"cold_start": [0.9], "deserialise": [0.8], "tensorizer": [0.7]}
+    remote = {"limit": "80m", "starts": starts, "busy": busy, "transfers": {"helpers": [1.2], "curl": [1.0]}}
     memory = [{"replicas": 2, "server": {"pss": 3e8}, "each": [{"pss": 2e9}, {"pss": 1e9}]}]
     turn = {"standby": 0.5, "from_pretrained": 5.0, "ready": 3.0}
     states = {state: {"seconds": 9.0} for state in serve_cluster.STATES}
@@ -518,9 +520,10 @@ def test_what_is_recorded_beside_the_table_becomes_rows_of_it(tmp_path):
         ["0.25 x", "0.25 to 0.25"],
         *([one, "| |"] for one in ("1.20 x", "0.10 x", "0.33 x", "0.33 x", "0.33 x", "0.25 x", "1.50 x")),
     ]
-    assert "ready after 3.0 s and holds 0.30 GB" in sentences[0] and "each takes 1.50 GB" in sentences[0]
-    assert sentences[1] == "An idle Ray worker that has preloaded holds 0.40 GB."
-    assert sentences[2].endswith("int8 3.00 GB, 2.0 s and 4.0 s.")
+    assert sentences[0].endswith("90% of the time with `cold_start`, 80% with `deserialise` alone.")
+    assert "ready after 3.0 s and holds 0.30 GB" in sentences[1] and "each takes 1.50 GB" in sentences[1]
+    assert sentences[2] == "An idle Ray worker that has preloaded holds 0.40 GB."
+    assert sentences[3].endswith("int8 3.00 GB, 2.0 s and 4.0 s.")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the page cache can be asked and emptied on Linux alone")

@@ -1,7 +1,9 @@
 """``python -m workbook.bench.remote``: a start from object storage, and one transfer, against others.
 
 `starts`: a real store (SeaweedFS) on loopback; each start is a fresh process, timed from its spawn to
-its first token, in turns: fetched ahead while it imports, `deserialise` alone, stock tensorizer.
+its first token, in turns: fetched ahead while it imports, `deserialise` alone, stock tensorizer. The
+store shares the processors, so it is also measured how busy these are: where they always are, nothing
+is left to overlap.
 
 `transfers`: nginx, which limits each connection; one object into memory, in turns: as `cold_start`
 fetches it, and by 32 curl processes with a part each. (nginx counts by whole seconds and sends the
@@ -28,7 +30,7 @@ CURLS = 32
 
 
 def starts(model, rounds, report=print):
-    """Seconds from spawn to first token, by way and round.
+    """Seconds from spawn to first token, and how busy the processors are meanwhile, by way and round.
 
     Parameters
     ----------
@@ -40,7 +42,8 @@ def starts(model, rounds, report=print):
 
     Returns
     -------
-    dict of str to list of float
+    seconds, busy : dict of str to list of float
+        ``busy`` is the share of the time of all processors, the store's work included.
 
     Raises
     ------
@@ -59,16 +62,18 @@ def starts(model, rounds, report=print):
             for path in (model.folder / form).iterdir():
                 client.upload_file(str(path), store.bucket, f"{form}/{path.name}")
         os.sync()  # what the upload left to write would be written beside the first rounds
-        found, tokens = {name: [] for name in STARTS}, set()
+        seconds, busy, tokens = {name: [] for name in STARTS}, {name: [] for name in STARTS}, set()
         for turn in range(rounds):
             for name in STARTS:
                 run = _start(name, store.bucket, model.hf)
-                found[name].append(run["seconds"])
+                seconds[name].append(run["seconds"])
+                busy[name].append(run["busy"])
                 tokens.add(run["token"])
-                report(f"round {turn + 1}/{rounds}  {name:<12} {run['seconds']:6.2f} s to the first token")
+                said = f"{run['seconds']:6.2f} s to the first token, processors {run['busy']:.0%} busy"
+                report(f"round {turn + 1}/{rounds}  {name:<12} {said}")
     if len(tokens) > 1:
         raise RuntimeError("the ways gave different models")
-    return found
+    return seconds, busy
 
 
 def transfers(path, rounds, report=print):
@@ -105,9 +110,11 @@ def transfers(path, rounds, report=print):
 
 
 def _start(name, bucket, hf):
-    spawned = time.perf_counter()
+    import psutil
+
+    since = [str(time.perf_counter()), str(psutil.cpu_times().idle)]
     done = subprocess.run(
-        [sys.executable, "-m", "workbook.bench.remote", "start", name, bucket, str(hf), str(spawned)],
+        [sys.executable, "-m", "workbook.bench.remote", "start", name, bucket, str(hf), *since],
         capture_output=True,
         text=True,
     )
@@ -139,8 +146,11 @@ def _curl(url, size):
     return seconds
 
 
-def start(name, bucket, hf, spawned):
-    """Load in one way, compute, print one line of JSON: what a fresh process runs."""
+def start(name, bucket, hf, spawned, idle):
+    """Load in one way, compute, print one line of JSON: what a fresh process runs.
+
+    ``spawned`` and ``idle`` are the clock, and the seconds that the processors had been idle, at its spawn.
+    """
     source = f"s3://{bucket}/helpers"
     with contextlib.ExitStack() as stack:
         if name == "cold_start":
@@ -151,7 +161,11 @@ def start(name, bucket, hf, spawned):
         from workbook.bench.child import first_token
 
         token = first_token(loaded)[0]
-        print(json.dumps({"seconds": time.perf_counter() - float(spawned), "token": token}))
+        seconds = time.perf_counter() - float(spawned)
+        import psutil  # here, so that it is no part of the start
+
+        unused = (psutil.cpu_times().idle - float(idle)) / (seconds * psutil.cpu_count())
+        print(json.dumps({"seconds": seconds, "busy": 1 - unused, "token": token}))
 
 
 def _helpers(source):
@@ -192,12 +206,14 @@ def main():
     with tempfile.TemporaryDirectory(dir=paths.CACHE, prefix=".bench-") as scratch:
         model = models.prepare(given.model, {"guide", "helpers"}, Path(scratch))
     path = model.file("helpers")
+    seconds, busy = starts(model, given.rounds)
     result = {
         "model": given.model,
         "bytes": path.stat().st_size,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": facts(),
-        "starts": starts(model, given.rounds),
+        "starts": seconds,
+        "busy": busy,
         "limit": LIMIT,
         "transfers": transfers(path, given.rounds),
     }
