@@ -95,6 +95,6 @@ def in_words(found):
     return (
         f"A cold start takes {found.after:.1f} s instead of {found.before:.1f} s, with any loader: "
         f"{found.reading:.1f} s of reading run beside {found.imports:.1f} s of imports. "
-        f"That saves {found.seconds_a_day / 60:,.0f} minutes a day and, in the money of the price, "
+        f"That saves {found.seconds_a_day / 60:,.1f} minutes a day and, in the money of the price, "
         f"{found.money_a_month:,.2f} a month."
     )
