@@ -6,48 +6,53 @@ from workbook import plots
 
 _ROWS = ("embedding", "layer 0", "layer 1", "layer 2")
 _LEAVE, _DO, _ASK = "#DDDDDD", "#BFE3F5", "#FFFFFF"
-QUESTIONS = (  # question, the answer that leads to the right, what to do, whether this workbook is needed for it
-    ("Does anybody wait for a start?", "no", "Leave it as it is: a process that\nruns gains nothing.", False),
+QUESTIONS = (  # question, what to do after a yes, whether this workbook is needed for it, whether to go on then
     (
-        "Is most of the wait over before the\nprocess exists (scheduling, image)?",
-        "yes",
-        "Make the image smaller, or keep it\non the machines.",
+        "May a start take its time, because\nnobody waits for it?",
+        "Leave everything as it is: a faster\nstart would help nobody.",
+        False,
         False,
     ),
     (
-        "Is it an estimator, or so small that\nits load is hardly seen in the budget?",
-        "yes",
-        "Speed is no reason to change the\nformat (safety: 05, 10); go on.",
+        "Is most of the wait over before the\nprocess exists (scheduling, image)?",
+        "Make the image smaller, or keep it\non the machines.",
         False,
+        False,
+    ),
+    (
+        "Is the model an estimator, or so small\nthat its load is hardly seen?",
+        "Speed is no reason to change the\nformat (safety may be: 05, 10).",
+        False,
+        True,
     ),
     (
         "Do the weights go to a GPU?",
-        "yes",
-        "Each byte has to cross the bus:\nmeasure there (02), and go on.",
+        "Each byte has to cross the bus:\nmeasure the load there (02).",
+        True,
         True,
     ),
     (
-        "Are weights copied at each start, or\nheld by each replica, or your own code?",
-        "yes",
-        "serialise once, deserialise at each\nstart (01, 02, 04, 11), and go on.",
+        "Are weights copied, at each start or in\neach replica, or is the code your own?",
+        "serialise once, deserialise at each\nstart (01, 02, 04, 11).",
+        True,
         True,
     ),
     (
-        "Can processes wait for work,\nready made?",
-        "yes",
-        "Standby: the imports are over\nbefore the request comes: 07.",
+        "Can processes be kept ready, with\ntheir imports done, before work comes?",
+        "Standby: the imports are over\nbefore the request comes (07).",
         True,
+        False,
     ),
     (
         "Is the machine cold at a start: new,\nor with a container just pulled?",
-        "yes",
-        "cold_start around imports and load,\nwhichever loader: 07. From S3: 09.",
+        "cold_start around imports and load,\nwith any loader (07). From S3: 09.",
         True,
+        False,
     ),
     (
-        "Does from_pretrained map a directory\nof safetensors, warm, on a CPU?",
-        "yes",
-        "It is mapped already: keep it.\ncold_start shortens the imports: 06.",
+        "Does from_pretrained load safetensors,\nwarm, on a CPU?",
+        "They are mapped already: keep them.\ncold_start shortens the imports (06).",
+        False,
         False,
     ),
 )
@@ -162,7 +167,7 @@ def to_gpu():
 
 
 def decisions():
-    """Draw what to do about slow starts: eight questions, and where each answer leads.
+    """Draw what to do about slow starts: eight questions; a yes leads to the right, a no to the next question.
 
     Returns
     -------
@@ -176,15 +181,18 @@ def decisions():
     rows = len(QUESTIONS)
     axes = _canvas("Only one of eight answers changes your files", 0.5 + 0.82 * rows, 1.3 * rows)
     axes.set_ylim(-0.3, 1.3 * rows)
-    for row, (question, leads, action, is_needed) in enumerate(QUESTIONS):
+    for row, (question, action, is_needed, goes_on) in enumerate(QUESTIONS):
         height = 1.3 * (rows - 1 - row) + 0.15
         _box(axes, 0.05, height, question, _ASK, 4.5, 0.85)
         _box(axes, 5.4, height, action, _DO if is_needed else _LEAVE, 4.5, 0.85)
-        _arrow(axes, (4.55, height + 0.42), (5.4, height + 0.42), leads)
+        _arrow(axes, (4.55, height + 0.42), (5.4, height + 0.42), "yes")
         if row + 1 < rows:
             _arrow(axes, (2.3, height), (2.3, height - 0.45))
-            axes.text(2.42, height - 0.3, "yes" if leads == "no" else "no", fontsize=9)
-    axes.text(2.3, -0.15, "no: 06 compares the loaders", ha="center", fontsize=9)
+            axes.text(2.42, height - 0.3, "no", fontsize=9)
+        if goes_on:
+            axes.plot([6.0, 6.0, 4.2], [height, height - 0.22, height - 0.22], color="black", linewidth=1)
+            _arrow(axes, (4.2, height - 0.22), (4.2, height - 0.45))
+    axes.text(2.3, -0.15, "no: compare the loaders (06)", ha="center", fontsize=9)
     return axes
 
 

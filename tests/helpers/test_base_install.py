@@ -2,7 +2,7 @@
 
 The environment is a fresh one. The distributions that the base requires are linked into it from the one that
 runs the tests; so nothing is fetched, and nothing else can be imported by accident. The package is installed
-from what the Dockerfile of the README copies.
+from what the Dockerfile of helpers/README.md copies.
 """
 
 import shutil
@@ -70,7 +70,7 @@ def run(base, *arguments):
 
 
 def test_the_dockerfile_copies_what_is_installed_here():
-    readme = (ROOT / "README.md").read_text()
+    readme = (ROOT / "helpers" / "README.md").read_text()
     assert "COPY pyproject.toml README.md LICENSE /app/\nCOPY helpers /app/helpers\n" in readme
 
 

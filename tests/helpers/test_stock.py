@@ -50,7 +50,7 @@ def test_the_lines_of_the_readme_load_a_tied_model_by_stock_tensorizer(tmp_path)
     language_model = architectures.build("LlamaForCausalLM")
     serialise(language_model, tmp_path / "m")
     empty = architectures.build("LlamaForCausalLM", seed=1)
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    readme = (Path(__file__).parents[2] / "helpers" / "README.md").read_text()
     (lines,) = [block for block in readme.split("```python")[1:] if "load_into_module" in block]
     lines = lines.partition("```")[0].replace("models/mine", str(tmp_path / "m"))
     exec(lines, {"model": empty})

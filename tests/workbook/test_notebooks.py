@@ -18,7 +18,7 @@ MINUTES = {
     "four": 4,
     "five": 5,
 }
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "data" / "README.md"]
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "data/README.md", "helpers/README.md")]
 
 
 def read(path):
