@@ -100,8 +100,8 @@ def test_anchors_are_headings_of_their_page(path):
             assert anchor.lower() in {re.sub(r"\s", "-", heading).lower() for heading in headings}, anchor
 
 
-def test_every_notebook_is_in_the_tables_of_readme_and_00():
-    for table in (ROOT / "README.md", NOTEBOOKS[0]):
-        text = prose(table)
+def test_readme_and_00_link_to_every_notebook():
+    for page in (ROOT / "README.md", NOTEBOOKS[0]):
+        text = prose(page)
         for path in NOTEBOOKS[1:]:
             assert path.name in text, path.name
