@@ -40,6 +40,7 @@ PHASES = {name: colour for colour, names in _PHASES.items() for name in names}
 
 _SMALL = 9  # points; smaller letters cannot be read at 600 pixels
 _LINE = 80  # letters of a title in one line
+_ROOM = 1.32  # of a group's axis for its longest bar: what stands at the end fits, so one scale means one width
 
 
 def new(title, height=2.8, width=7.0):
@@ -107,7 +108,8 @@ def stacked(rows, title, unit="seconds", colours=None):
     ----------
     rows : dict of str to dict of str to float
         Parts and their sizes by row. Instead of one dict a row may have a list of them, one for each round of a
-        measurement: the round in the middle is drawn, and a thin line from the smallest whole to the largest.
+        measurement: the round in the middle is drawn, and a thin line from the smallest whole to the largest, which
+        stand in brackets.
     title : str
     unit : str
         Label of the axis.
@@ -133,7 +135,7 @@ def stacked(rows, title, unit="seconds", colours=None):
             fill = colours.get(name, colour(name))
             shown[name] = axes.barh(row, size, left=left, color=fill, edgecolor="white", linewidth=0.5)
             left += size
-        end = max(end, _end(axes, row, left, wholes, f"{left:.2f}"))
+        end = max(end, _end(axes, row, left, wholes, ".2f"))
     _rows(axes, rows, unit, end * 1.12)
     axes.figure.legend(
         list(shown.values()), list(shown), ncols=4, fontsize=_SMALL, frameon=False, loc="outside lower left"
@@ -187,14 +189,14 @@ def groups(rows, title, unit, legend, strong=(), end=None, line=None):
                 axes.barh(height, size, left=left, height=0.78, color=PHASES[part])
                 left += size
             weight = "bold" if name in strong else "normal"
-            _end(axes, height, left, [low, high], f"{left:.2f}", weight)
+            _end(axes, height, left, [low, high], ".2f", weight)
         height += 1.3
     axes.set_yticks(list(ticks), list(ticks.values()), fontsize=_SMALL)
     for label in axes.get_yticklabels():
         label.set_fontweight("bold" if label.get_text() in strong else "normal")
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(height - 0.6, -0.7)
-    axes.set_xlim(0, longest * 1.12)
+    axes.set_xlim(0, longest * _ROOM)
     if line:
         axes.axvline(line[0], color="black", linestyle="--", linewidth=1, label=line[1])
     for part, words in legend.items():
@@ -210,7 +212,8 @@ def bars(values, title, unit, colours=None, log=False):
     Parameters
     ----------
     values : dict of str to float or list of float
-        A list holds all measurements: the bar is their median, and a thin line runs from the smallest to the largest.
+        A list holds all measurements: the bar is their median, and a thin line runs from the smallest to the largest,
+        which stand in brackets.
     title : str
     unit : str
         Label of the axis.
@@ -237,7 +240,7 @@ def bars(values, title, unit, colours=None, log=False):
     for row, (name, all_of_it) in enumerate(found.items()):
         middle = statistics.median(all_of_it)
         axes.barh(row, middle, color=colours.get(name, colour(name)))
-        end = max(end, _end(axes, row, middle, all_of_it, f"{middle:,.3g}"))
+        end = max(end, _end(axes, row, middle, all_of_it, ",.3g"))
     smallest = min(map(min, found.values()))
     if log:
         _rows(axes, values, unit, end * (end / smallest) ** 0.12, smallest / 2, log=True)
@@ -438,13 +441,19 @@ def _measurements(given):
     return list(given) if isinstance(given, (list, tuple)) else [given]
 
 
-def _end(axes, row, value, found, text, weight="normal"):
-    """What stands at the end of a bar: the spread of what was found, and the value. Where that ends."""
-    end = max(value, *found)
-    if min(found) < max(found):
-        axes.plot([min(found), max(found)], [row, row], color="black", linewidth=1)
-    axes.text(end, row, f" {text}", va="center", fontsize=_SMALL, weight=weight)
-    return end
+def _end(axes, row, value, found, form, weight="normal"):
+    """What stands at the end of a bar: the spread of what was found as a line, the value with it in numbers.
+
+    The number beside the end of the line would be taken for that end, if it stood there alone. Where the text is too
+    long for the axes, the layout makes them narrower. Returns where bar and line end.
+    """
+    low, high = min(found), max(found)
+    text = f" {value:{form}}"
+    if low < high:
+        axes.plot([low, high], [row, row], color="black", linewidth=1)
+        text += f" ({low:{form}}–{high:{form}})"
+    axes.text(max(value, high), row, text, va="center", fontsize=_SMALL, weight=weight)
+    return max(value, high)
 
 
 def _rows(axes, names, unit, end, start=0, log=False):

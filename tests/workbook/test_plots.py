@@ -84,9 +84,23 @@ def test_a_bar_of_several_measurements_shows_the_middle_one_and_the_spread():
     assert [bar.get_width() for bar in axes.patches] == [2.0, 1.5]
     (spread,) = axes.lines
     assert list(spread.get_xdata()) == [1.0, 3.0]
+    assert [text.get_text() for text in axes.texts] == [" 2 (1–3)", " 1.5"]
     axes = plots.stacked({"a": [{"load": 3.0}, {"load": 1.0}, {"load": 2.0}]}, "Measured three times")
     assert [bar.get_width() for bar in axes.patches] == [2.0]
     assert list(axes.lines[0].get_xdata()) == [1.0, 3.0]
+    assert [text.get_text() for text in axes.texts] == [" 2.00 (1.00–3.00)"]
+
+
+def test_charts_of_one_scale_have_one_width_whatever_is_written_at_their_ends():
+    """So that a reader may compare the bars of two pictures with the eye."""
+    short, long = ({"imports": 2.0}, 1.9, 2.1), ({"imports": 12.3}, 11.9, 13.1)
+    drawn = []
+    for bar in (short, long):
+        axes = plots.groups({"": {"a": bar}}, "One scale", "seconds", {"imports": "imports"}, end=13.1)
+        axes.figure.canvas.draw()
+        drawn.append(axes)
+    assert drawn[0].get_xlim() == drawn[1].get_xlim()
+    assert drawn[0].get_position().width == pytest.approx(drawn[1].get_position().width)
 
 
 def test_every_measurement_is_a_dot_and_the_range_is_written_beside_it():

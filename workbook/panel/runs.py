@@ -111,9 +111,9 @@ class Job:
         if request.cold_start and not sources.is_recorded(request.source):
             note = "made the recording for cold_start, so let the next start count"
         if request.cold:
-            self._on_step("emptying the page cache")
+            self._on_step("taking the weights out of the page cache")
             note = "; ".join(filter(None, [note, sources.make_cold(request.source)]))
-            self._on_step("five seconds after the page cache was emptied")
+            self._on_step("five seconds after the weights were taken out")
             self._stopping.wait(_SETTLE)
         process = self._begin(lambda: _child(request))
         said, error = self._listen(process) if process else ({}, "")

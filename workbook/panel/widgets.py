@@ -68,7 +68,7 @@ class Panel:
             widgets.Checkbox(description=text, indent=False, layout=widgets.Layout(width="auto"))
             for text in (
                 "Verify while loading",
-                "Cold: empty the page cache first",
+                "Cold: take the weights out of the page cache first",
                 "Inside cold_start",
             )
         )
