@@ -40,7 +40,8 @@ PHASES = {name: colour for colour, names in _PHASES.items() for name in names}
 
 _SMALL = 9  # points; smaller letters cannot be read at 600 pixels
 _LINE = 80  # letters of a title in one line
-_ROOM = 1.32  # of a group's axis for its longest bar: what stands at the end fits, so one scale means one width
+# Of a group's axis for its longest bar: what stands at its end fits, so charts of one scale have one width.
+_ROOM = 1.32
 
 
 def new(title, height=2.8, width=7.0):
@@ -452,7 +453,9 @@ def _end(axes, row, value, found, form, weight="normal"):
     if low < high:
         axes.plot([low, high], [row, row], color="black", linewidth=1)
         text += f" ({low:{form}}–{high:{form}})"
-    axes.text(max(value, high), row, text, va="center", fontsize=_SMALL, weight=weight)
+    # white, for where a line across all bars would cross it
+    behind = {"facecolor": "white", "edgecolor": "none", "pad": 0}
+    axes.text(max(value, high), row, text, va="center", fontsize=_SMALL, weight=weight, bbox=behind)
     return max(value, high)
 
 
