@@ -29,6 +29,43 @@ def memory_of_ten(answer, *, one, four):
     )
 
 
+def queue_empty(answer, *, late, arriving, one, two):
+    """The seconds until a queue is empty again that grew while the help was late.
+
+    Examples
+    --------
+    >>> facts = {"late": 8, "arriving": 36, "one": 20, "two": 40}
+    >>> queue_empty(40, **facts)
+    'Right. What gathers in one second takes several to go, so each second of lateness counts more than once.'
+    >>> queue_empty(8, **facts)
+    'Not yet. Then the queue stops growing, and it is at its longest.'
+    >>> queue_empty(32, **facts)
+    'Not yet. So long it takes to empty the queue. When does that begin?'
+    """
+    grows, shrinks = arriving - one, two - arriving
+    return respond(
+        answer,
+        "What gathers in one second takes several to go, so each second of lateness counts more than once.",
+        (lambda a: about(a, late), "Then the queue stops growing, and it is at its longest."),
+        (
+            lambda a: about(a, late * grows / shrinks),
+            "So long it takes to empty the queue. When does that begin?",
+        ),
+        (
+            lambda a: about(a, late * grows),
+            "So many requests wait when the help comes. Seconds are wanted.",
+        ),
+        (
+            lambda a: about(a, late * grows / two) or about(a, late * (1 + grows / two)),
+            "While the queue is being emptied, requests keep arriving.",
+        ),
+        (
+            lambda a: not about(a, late * (1 + grows / shrinks), 0.02),
+            "How many requests a second are left over before the help is there? And how many fewer after it?",
+        ),
+    )
+
+
 def storage_decides(answer, *, storage, node, per_node):
     """The number of replicas from which the storage's bandwidth is the limit.
 
@@ -49,38 +86,4 @@ def storage_decides(answer, *, storage, node, per_node):
             "That many machines the storage serves at their full speed; each has several replicas.",
         ),
         (lambda a: a != int(equal) + 1, "Set the two terms inside max() equal, for machines that are full."),
-    )
-
-
-def in_both_stages(answer, *, names):
-    """The tensors that both halves of a pipeline need.
-
-    Examples
-    --------
-    >>> names = ["model.embed_tokens.weight", "model.layers.0.mlp.weight", "model.rotary_emb.inv_freq"]
-    >>> in_both_stages(["model.embed_tokens.weight", "model.rotary_emb.inv_freq"], names=names)
-    'Right. What is needed at both ends, or in every layer, is held by every stage.'
-    >>> in_both_stages(["model.embed_tokens.weight"], names=names)
-    'Not yet. Every layer turns its vectors by their position. Which names in the list belong to that?'
-    """
-    rotary = [name for name in names if "rotary" in name and "original" not in name]
-    return respond(
-        answer,
-        "What is needed at both ends, or in every layer, is held by every stage.",
-        (lambda a: not {*a} <= {*names}, "Names as they stand in the list `names`, in a list."),
-        (lambda a: any(".layers." in name for name in a), "Each layer is in one stage alone."),
-        (
-            lambda a: any(name.endswith("norm.weight") for name in a),
-            "The last norm comes behind the last layer, in the second stage alone.",
-        ),
-        (
-            lambda a: not any("embed" in name for name in a),
-            "The output matrix is not in the list, since it is tied. To what?",
-        ),
-        (
-            lambda a: (
-                not {*rotary} <= {*a}
-            ),  # what is kept beside them, the original ones, may be named or not
-            "Every layer turns its vectors by their position. Which names in the list belong to that?",
-        ),
     )
