@@ -6,24 +6,24 @@ from workbook.checks import about, respond
 
 
 def least_seconds(answer):
-    """The time that 14 GB take over 10 Gbit/s.
+    """The time that 35 GB take over 40 Gbit/s.
 
     Examples
     --------
-    >>> least_seconds(11.2)
+    >>> least_seconds(7)
     'Right. No loader can be faster than the bytes arrive. With a warm cache none of them has to.'
-    >>> least_seconds(1.4)
+    >>> least_seconds(0.875)
     'Not yet. Networks are measured in bits, and a byte has eight.'
     """
     return respond(
         answer,
         "No loader can be faster than the bytes arrive. With a warm cache none of them has to.",
-        (lambda a: about(a, 1.4), "Networks are measured in bits, and a byte has eight."),
+        (lambda a: about(a, 0.875), "Networks are measured in bits, and a byte has eight."),
         (
-            lambda a: about(a, 0.175),
+            lambda a: about(a, 35 / 320),
             "Bits become bytes by dividing by eight, and that makes the network slower.",
         ),
-        (lambda a: not about(a, 11.2), "Bytes divided by bytes a second are seconds."),
+        (lambda a: not about(a, 7), "Bytes divided by bytes a second are seconds."),
     )
 
 
