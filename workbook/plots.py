@@ -4,6 +4,7 @@ Every function takes plain numbers or a `helpers.Timeline`, draws, and returns t
 read at a width of 600 pixels. The title is also the picture's alternative text.
 """
 
+import math
 import statistics
 import textwrap
 
@@ -241,7 +242,7 @@ def bars(values, title, unit, colours=None, log=False):
     for row, (name, all_of_it) in enumerate(found.items()):
         middle = statistics.median(all_of_it)
         axes.barh(row, middle, color=colours.get(name, colour(name)))
-        end = max(end, _end(axes, row, middle, all_of_it, ",.3g"))
+        end = max(end, _end(axes, row, middle, all_of_it, _form(middle)))
     smallest = min(map(min, found.values()))
     if log:
         _rows(axes, values, unit, end * (end / smallest) ** 0.12, smallest / 2, log=True)
@@ -440,6 +441,13 @@ def images(rows, title, labels=()):
 def _measurements(given):
     """All measurements of a value that may be a single one."""
     return list(given) if isinstance(given, (list, tuple)) else [given]
+
+
+def _form(value):
+    """Three digits, for a measurement and its range alike: 2.90 and not 2.9 beside 2.97; a count as it is."""
+    if value == int(value) or value <= 0:
+        return ",.3g" if value < 1000 else ",.0f"
+    return f",.{max(0, 2 - math.floor(math.log10(value)))}f"
 
 
 def _end(axes, row, value, found, form, weight="normal"):

@@ -111,6 +111,9 @@ def kept_if_it_fails(page, name):
         page.close()
 
 
+ROWS = "count => document.querySelectorAll('table.runs tr').length == count"
+
+
 def keep_picture(element, name):
     """Store how an element looks, where the variable WORKBOOK_PICTURES names a folder: notebooks/pictures."""
     if folder := os.environ.get("WORKBOOK_PICTURES"):
@@ -164,13 +167,19 @@ def test_panel_and_calculator_answer_mouse_and_keyboard(lab):
             .get_attribute("href")
             .startswith("data:image/svg")
         )
+        # the same start with its weights cold, then that inside cold_start
+        for count, box in ((3, "Cold: take the weights"), (4, "Inside cold_start")):
+            page.get_by_label(box).check()
+            load.click()
+            page.wait_for_function(ROWS, arg=count, timeout=180_000)
+        assert "cold" in rows.nth(2).inner_text() and "cold_start" in rows.nth(3).inner_text()
         keep_picture(page.locator(".jp-OutputArea-output:has(table.runs)"), "panel")
 
         # by keyboard alone: two buttons on is Verify
         for key in ("Tab", "Tab", "Space"):
             page.keyboard.press(key)
-        page.wait_for_function("document.querySelectorAll('table.runs tr').length == 3", timeout=180_000)
-        assert "verify" in rows.nth(2).inner_text()
+        page.wait_for_function(ROWS, arg=5, timeout=180_000)
+        assert "verify" in rows.nth(4).inner_text()
 
         # and wrong, which is said at once
         model.fill("../data/models/gone")

@@ -80,11 +80,13 @@ def test_variants_of_a_loader_share_its_colour_and_others_have_none():
 
 
 def test_a_bar_of_several_measurements_shows_the_middle_one_and_the_spread():
-    axes = plots.bars({"a": [3.0, 1.0, 2.0], "b": 1.5}, "Measured three times", "seconds")
-    assert [bar.get_width() for bar in axes.patches] == [2.0, 1.5]
+    axes = plots.bars({"a": [3.0, 2.9, 2.97], "b": 1.5}, "Measured three times", "seconds")
+    assert [bar.get_width() for bar in axes.patches] == [2.97, 1.5]
     (spread,) = axes.lines
-    assert list(spread.get_xdata()) == [1.0, 3.0]
-    assert [text.get_text() for text in axes.texts] == [" 2 (1–3)", " 1.5"]
+    assert list(spread.get_xdata()) == [2.9, 3.0]
+    assert [text.get_text() for text in axes.texts] == [" 2.97 (2.90–3.00)", " 1.50"]
+    axes = plots.bars({"few": [80, 77, 83], "many": 12_345, "small": 0.01234}, "Counts as they are", "")
+    assert [text.get_text() for text in axes.texts] == [" 80 (77–83)", " 12,345", " 0.0123"]
     axes = plots.stacked({"a": [{"load": 3.0}, {"load": 1.0}, {"load": 2.0}]}, "Measured three times")
     assert [bar.get_width() for bar in axes.patches] == [2.0]
     assert list(axes.lines[0].get_xdata()) == [1.0, 3.0]
