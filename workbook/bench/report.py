@@ -39,11 +39,6 @@ def seconds(run, measure):
     return sum(found[part] for part in MEASURES[measure])
 
 
-def load_to_token(run):
-    """Seconds from the end of the imports to the first token."""
-    return seconds(run, "load to first token")
-
-
 def good_runs(result, state, route):
     """The runs of a route in a state that did not fail."""
     return [
