@@ -33,13 +33,13 @@ def connections(answer):
     Examples
     --------
     >>> connections((40, 64))
-    'Right. The rule doubles, so it ends at or above what is needed, as long as the gain stays clear.'
+    'Right. The rule takes large steps, so it ends at or above what is needed, as long as the gain is clear.'
     >>> connections((39, 64))
     'Not yet. With that many the network is not quite full.'
     """
     return respond(
         answer,
-        "The rule doubles, so it ends at or above what is needed, as long as the gain stays clear.",
+        "The rule takes large steps, so it ends at or above what is needed, as long as the gain is clear.",
         (lambda a: len(a) != 2, "A pair of numbers, such as (8, 16)."),
         (lambda a: about(a[0], 312.5), "25 Gbit/s are gigabits; divide by eight first."),
         (lambda a: a[0] < 40, "With that many the network is not quite full."),
