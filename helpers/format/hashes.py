@@ -17,9 +17,12 @@ def compare(
     path: str | os.PathLike,
     piece: Callable[[int, int], bytes | memoryview],
     records: list[tuple[layout.Entry, int]],
+    expected: dict[str, str],
     progress: bool = True,
 ) -> None:
-    """Hash every record of a file and compare it with the hash that stands in its header.
+    """Hash every record of a file and compare it with the hash in its header and with that in the manifest.
+
+    The header alone would let in a record of another version, which is whole in itself.
 
     Parameters
     ----------
@@ -29,13 +32,15 @@ def compare(
         ``piece(start, stop)`` gives these bytes of the file; called by several threads.
     records : list of (helpers.format.layout.Entry, int)
         Each tensor with the offset of its header.
+    expected : dict of str to str
+        What the manifest says of each tensor (see `helpers.format.manifest.Manifest.stated`).
     progress : bool
         Show a bar if it takes longer than 1.5 s.
 
     Raises
     ------
     CorruptFile
-        Names every damaged tensor.
+        Names every tensor that is damaged or of another version.
     """
 
     def is_intact(record: tuple[layout.Entry, int]) -> bool:
@@ -47,7 +52,9 @@ def compare(
                 return False
             digest = hashlib.sha256(head)
             digest.update(data[len(head) :])
-            return len(head) == entry.offset - start and digest.digest() == stated
+            found = digest.digest()
+            is_the_one = expected[entry.name] in ("", found.hex())
+            return len(head) == entry.offset - start and found == stated and is_the_one
 
     total = sum(entry.nbytes for entry, _ in records)
     bad = []

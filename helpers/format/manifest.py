@@ -37,7 +37,8 @@ class Manifest:
         The tensors in file order. This index lets a CPU load map the file without a parser. Where
         the file is encrypted their offsets are 0.
     hashes : list of str
-        For each entry the SHA-256 of its record, the same as in model.tensors; "" where encrypted.
+        For each entry the SHA-256 of its record, the same as in model.tensors; "" where encrypted, and of a
+        bare file.
     encryption : str
         "" for none; "key" or "passphrase" says what opens model.tensors.
     length : int
@@ -101,6 +102,11 @@ class Manifest:
         """Each tensor with the offset of its record's header."""
         starts = layout.starts(self.entries) if self.starts is None else self.starts
         return list(zip(self.entries, starts, strict=True))
+
+    @property
+    def stated(self) -> dict[str, str]:
+        """The SHA-256 of each tensor's record, by the tensor's name; "" where the manifest has none."""
+        return {entry.name: digest for entry, digest in zip(self.entries, self.hashes, strict=True)}
 
     @property
     def children(self) -> list[str]:

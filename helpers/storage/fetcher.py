@@ -162,7 +162,9 @@ def _check(path, label, record):
         check_head(label, raw, len(raw), record)
         if not record.encryption:
             with memoryview(raw) as data:
-                hashes.compare(label, lambda start, stop: data[start:stop], record.records, progress=False)
+                hashes.compare(
+                    label, lambda start, stop: data[start:stop], record.records, record.stated, progress=False
+                )
         elif hashes.of_file(path) != record.files[manifest.TENSORS]:
             raise CorruptFile(label, "is not what was saved", "Upload the model again.")
 

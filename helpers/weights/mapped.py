@@ -110,7 +110,8 @@ class Mapped:
     def compare(self, records: list[tuple[layout.Entry, int]], progress: bool) -> None:
         """Compare tensors with their hashes."""
         with memoryview(self.raw) as data:
-            hashes.compare(self.label, lambda start, stop: data[start:stop], records, progress)
+            stated = self.record.stated
+            hashes.compare(self.label, lambda start, stop: data[start:stop], records, stated, progress)
 
     def tensors(self, device: Any) -> Tensors:
         """Kind and tensor by name: views of the map, or copies of them on another device."""

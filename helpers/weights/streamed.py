@@ -51,7 +51,11 @@ class Streamed:
         if self.options.verify or not is_one_version:
             data = memoryview(raw)
             hashes.compare(
-                self.label, lambda start, stop: data[start:stop], part.records, self.options.progress
+                self.label,
+                lambda start, stop: data[start:stop],
+                part.records,
+                self.record.stated,
+                self.options.progress,
             )
         return raw
 
@@ -88,4 +92,4 @@ class Streamed:
 
         head = bytes(piece(0, len(layout.prologue(self.record.entries))))
         check_head(self.label, head, self.record.length, self.record)
-        hashes.compare(self.label, piece, self.record.records, progress)
+        hashes.compare(self.label, piece, self.record.records, self.record.stated, progress)
