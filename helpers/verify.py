@@ -67,6 +67,8 @@ def verify(
         A wrong key, or one for a plain model.
     StorageError
         The storage refuses, or the model was replaced again and again while it was read.
+    torch.OutOfMemoryError
+        The memory does not suffice to decrypt a tensor.
 
     Examples
     --------

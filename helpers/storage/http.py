@@ -32,7 +32,7 @@ class Missing(Exception):
 
 
 class Changed(Exception):
-    """The object is not the one whose first bytes were read."""
+    """The object, or the file, is not the one whose first bytes were read."""
 
 
 class Store:

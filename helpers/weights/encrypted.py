@@ -24,7 +24,7 @@ from helpers.progress import progress_bar
 from helpers.storage.flushed import flushed
 from helpers.timeline import phase
 from helpers.weights import keys
-from helpers.weights.private import Private, read, unreadable
+from helpers.weights.private import FAULTS, Private, read, unreadable
 from helpers.weights.tensors import Tensors, entries_of
 from helpers.weights.write import Written
 
@@ -82,6 +82,8 @@ class Encrypted(Private):
             It is damaged.
         EncryptionError
             The key does not open it.
+        torch.OutOfMemoryError
+            The memory does not suffice to decrypt a tensor.
         """
         self.open()
         if encryption is not None:
@@ -133,7 +135,7 @@ class Encrypted(Private):
                         file[stored]
                     except CryptographyError:
                         bad.append(str(stored).removeprefix("."))
-        except (ValueError, KeyError, RuntimeError) as error:
+        except FAULTS as error:
             raise unreadable(self.label, error) from error
         return bad
 

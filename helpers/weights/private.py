@@ -1,6 +1,7 @@
 """Weights on this machine's storage, read into memory of their own, or onto a GPU."""
 
 import os
+import struct
 from typing import Any
 
 import torch
@@ -8,14 +9,28 @@ import torch
 from helpers.errors import CorruptFile, storage_errors
 from helpers.format import layout
 from helpers.progress import progress_bar
+from helpers.storage.http import Changed
 from helpers.timeline import phase
 from helpers.weights import onto_gpu, ring
 from helpers.weights.mapped import Mapped
 from helpers.weights.tensors import Tensors, view
 
+FAULTS = (ValueError, KeyError, RuntimeError, struct.error)  # of tensorizer, where it cannot read a file
+
 
 class Private(Mapped):
     """A file of weights of which every tensor is read into memory of its own; its map serves the checks."""
+
+    def open(self, sparse: bool = False) -> None:
+        """As `Mapped`, and note the state of the file that is checked, which is opened once more to be read."""
+        self.state = self._state()
+        super().open(sparse)
+
+    def _state(self) -> tuple[int, int]:
+        """What is another after the file was changed; its inode is no sign: some network mounts give new ones."""
+        with storage_errors(self.label, "looking at the file"):
+            status = os.stat(self.path)
+        return status.st_size, status.st_mtime_ns
 
     def make_ready(self) -> None:
         """Read what a map would fetch page by page, if the map is used: to compare hashes."""
@@ -38,11 +53,21 @@ class Private(Mapped):
         return not layout.is_hidden(entry)
 
     def read(self, entries: list[layout.Entry], device: Any) -> dict[str, torch.Tensor]:
-        """Tensors by name; errors as the function `read`."""
+        """Tensors by name; errors as the function `read`.
+
+        Raises
+        ------
+        helpers.storage.http.Changed
+            The file was changed meanwhile. If it was cut, tensorizer says nothing and leaves memory unfilled.
+        """
         options = self.options
-        if onto_gpu.way == "ring":
-            return ring.from_file(self.path, self.label, entries, device, options.progress)
-        return read(self.path, self.label, entries, device, options.readers, options.progress)
+        try:
+            if onto_gpu.way == "ring":
+                return ring.from_file(self.path, self.label, entries, device, options.progress)
+            return read(self.path, self.label, entries, device, options.readers, options.progress)
+        finally:
+            if self._state() != self.state:
+                raise Changed
 
 
 def read(
@@ -84,7 +109,7 @@ def read(
     StorageError
         The storage refuses.
     torch.OutOfMemoryError
-        The device has too little memory; or another fault of the device (torch.AcceleratorError).
+        The device, or the CPU, has too little memory; or another fault of the device (torch.AcceleratorError).
     tensorizer.CryptographyError
         The key does not open a tensor.
     """
@@ -113,11 +138,13 @@ def read(
                 bar.update(expected[name].nbytes)
     except (torch.OutOfMemoryError, torch.AcceleratorError):
         raise  # both are RuntimeErrors, and no fault of the file
-    except (ValueError, KeyError, RuntimeError) as error:
+    except FAULTS as error:
         raise unreadable(label, error) from error
     return loaded
 
 
-def unreadable(label: str, error: Exception) -> CorruptFile:
-    """The error for a file that tensorizer finds unreadable."""
+def unreadable(label: str, error: Exception) -> Exception:
+    """The error for what ended tensorizer: too little memory, or else a file that it finds unreadable."""
+    if "DefaultCPUAllocator" in str(error):  # of the CPU torch says it by a plain RuntimeError
+        return torch.OutOfMemoryError(str(error))
     return CorruptFile(label, f"tensorizer cannot read it ({error})", "Save the model again.")

@@ -58,3 +58,26 @@ def test_nothing_is_held_while_the_error_is_kept(saved):
     gc.collect()
     assert Greedy.taken() is None
     assert error.__context__ is None and error.__cause__ is None
+
+
+def find_no_memory(*_):
+    """torch's own error; for the CPU it is a plain RuntimeError."""
+    torch.empty(1 << 50, dtype=torch.uint8)
+
+
+def test_memory_that_runs_out_while_a_file_is_read_is_no_damage_of_the_file(saved, monkeypatch):
+    monkeypatch.setattr("tensorizer.TensorDeserializer.read_tensors", find_no_memory)
+    with pytest.raises(ModelError, match="does not fit on cpu: its weights need 8,160 bytes there"):
+        deserialise(saved, skeleton=lambda: torch.nn.Linear(50, 40), device="cpu", mapped=False)
+
+
+def test_memory_that_runs_out_while_a_wrong_key_is_told_from_damage_is_neither(tmp_path, monkeypatch):
+    serialise(torch.nn.Linear(50, 40), tmp_path / "m", encryption=bytes(32))
+    monkeypatch.setattr("tensorizer.TensorDeserializer.__getitem__", find_no_memory)
+    with pytest.raises(ModelError, match="does not fit on cpu: its weights need 8,160 bytes there"):
+        deserialise(
+            tmp_path / "m",
+            skeleton=lambda: torch.nn.Linear(50, 40),
+            device="cpu",
+            encryption=bytes(range(32)),
+        )
