@@ -3,6 +3,8 @@
 import itertools
 import math
 
+import torch
+
 from helpers.modules.structure import KEYS, VIEWS
 from helpers.modules.views import extent, is_dense
 
@@ -32,6 +34,13 @@ def problem_with(structure: dict, entries: list) -> str | None:
     for name, target in structure["shared"].items():
         if name in shapes or target not in shapes:
             return f"lets {name!r} share the memory of an unknown tensor"
+    differentiable = {entry.name for entry in entries if _is_differentiable(entry.dtype)}
+    learning = [structure["shared"].get(name, name) for name in structure["grad_buffers"]]
+    frozen = {*structure["frozen"]}
+    learning += [entry.name for entry in entries if entry.kind == "parameter" and entry.name not in frozen]
+    for name in learning:
+        if name not in differentiable:
+            return f"gives {name!r} a gradient, which it cannot have"
     for name, target in structure["aliases"].items():
         if name in shapes or name in structure["shared"]:
             return f"ties {name!r}, which has data of its own"
@@ -45,6 +54,11 @@ def problem_with(structure: dict, entries: list) -> str | None:
         if not _fits(view, shapes.get(structure["shared"].get(name), ())):
             return f"gives {name!r} an impossible place in the memory of another"
     return None
+
+
+def _is_differentiable(dtype):
+    kind = getattr(torch, dtype)
+    return kind.is_floating_point or kind.is_complex
 
 
 def _fits(view, shape):
