@@ -170,7 +170,8 @@ def load(opened: Opened, options: Options) -> Any:
     ModelError
         As `deserialise`.
     helpers.storage.http.Changed, helpers.storage.http.Missing
-        An object in a store was replaced or removed meanwhile; `consistently` opens the model again.
+        An object in a store was replaced or removed meanwhile, or a file changed; `consistently` opens the model
+        again.
     """
     record = opened.record
     keys.check(opened.label, record.encryption, options.encryption)
@@ -231,9 +232,19 @@ def _device(device: str | int | torch.device | None) -> torch.device:
         found = torch.device("meta")
     if found.type == "meta":
         raise ModelError(f"device={device!r}", "is no device to load to", "Pass 'cpu', 'cuda' or 'cuda:1'.")
-    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+    if not _is_here(found):
         raise ModelError(str(found), "is not available here", "Pass device='cpu', or leave it out.")
     return found
+
+
+def _is_here(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return (device.index or 0) < torch.cuda.device_count()
+    try:
+        torch.empty(0, device=device)
+    except Exception:  # of many types, as torch's backends say it
+        return False
+    return True
 
 
 def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:

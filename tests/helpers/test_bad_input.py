@@ -74,6 +74,20 @@ def test_a_truncated_file(saved, keep, mapped):
     fails(CorruptFile, saved, "truncated|is empty|not a .tensors", mapped=mapped)
 
 
+@pytest.mark.parametrize("lost", [12, 3000])  # a part of the last tensor, or of most
+def test_a_file_that_is_cut_while_it_is_read(saved, monkeypatch, lost):
+    from helpers.weights import private
+
+    path, read = saved / "model.tensors", private.read
+
+    def cut_and_read(*arguments):
+        os.truncate(path, path.stat().st_size - lost)
+        return read(*arguments)
+
+    monkeypatch.setattr(private, "read", cut_and_read)
+    fails(CorruptFile, saved, "is truncated", mapped=False)
+
+
 def test_every_truncation_of_a_bare_file_is_noticed(saved, tmp_path):
     whole = (saved / "model.tensors").read_bytes()
     for length in range(0, len(whole) - 8, 37):
@@ -417,6 +431,35 @@ def test_a_structure_that_names_what_is_not_there_is_refused(saved, key):
     structure = json.loads((saved / "model.json").read_text())["structure"]
     edit(saved, structure=structure | {key: ["nothing"]})
     fails(CorruptFile, saved, r"model\.json: names 'nothing', which it does not hold")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"grad_buffers": ["tied"], "aliases": {"tied": "0.weight"}},
+        {"grad_buffers": ["1.num_batches_tracked"]},
+        {"grad_buffers": ["view"], "shared": {"view": "1.num_batches_tracked"}},
+    ],
+    ids=str,
+)
+def test_a_gradient_of_what_can_have_none_is_refused(saved, change):
+    structure = json.loads((saved / "model.json").read_text())["structure"]
+    edit(saved, structure=structure | change)
+    fails(CorruptFile, saved, r"model\.json: gives '.+' a gradient, which it cannot have")
+
+
+class Counted(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.count = nn.Parameter(torch.arange(3), requires_grad=False)
+
+
+def test_a_parameter_of_integers_that_is_not_frozen_is_refused(tmp_path):
+    serialise(Counted(), tmp_path / "m")
+    assert deserialise(tmp_path / "m", skeleton=Counted, device="cpu").count.tolist() == [0, 1, 2]
+    structure = json.loads((tmp_path / "m" / "model.json").read_text())["structure"]
+    edit(tmp_path / "m", structure=structure | {"frozen": []})
+    fails(CorruptFile, tmp_path / "m", "gives 'count' a gradient, which it cannot have", skeleton=Counted)
 
 
 def test_a_bare_file_whose_record_is_damaged_is_refused_by_inspect(saved, tmp_path):

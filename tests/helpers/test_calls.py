@@ -48,6 +48,15 @@ def test_a_device_that_is_not_there_is_said_and_never_becomes_the_cpu(saved, dev
         deserialise(saved, skeleton=build, device=device)
 
 
+@pytest.mark.parametrize("mapped", [None, False])
+@pytest.mark.parametrize("device", ["mps", "xpu", "hpu", "mtia"])
+def test_a_device_of_another_kind_that_is_not_there_is_said_too(saved, device, mapped):
+    if torch.accelerator.is_available() and torch.accelerator.current_accelerator().type == device:
+        pytest.skip("it is there")
+    with pytest.raises(ModelError, match=f"^{device}: is not available here. Pass device='cpu'"):
+        deserialise(saved, skeleton=build, device=device, mapped=mapped)
+
+
 @pytest.mark.parametrize("address", ["gs://bucket/m", "file:///tmp/m", "az://c/m"])
 def test_an_unknown_kind_of_address_is_no_path(address):
     for action in (deserialise, helpers.inspect, helpers.verify, lambda where: serialise(build(), where)):
