@@ -66,11 +66,10 @@ def pull(
         fd, size = file.fileno(), os.fstat(file.fileno()).st_size
         if size == 0:  # cannot be mapped
             return 0
-        advise = getattr(os, "posix_fadvise", lambda *_: None)  # not on macOS
         with mmap.mmap(fd, size, access=mmap.ACCESS_READ) as raw:
             is_large = whole and _in_large_pages(raw)
             if not is_large:
-                advise(fd, 0, 0, os.POSIX_FADV_RANDOM)  # nothing around what is asked for
+                _advise(fd, 0, 0, "POSIX_FADV_RANDOM")  # nothing around what is asked for
             for offset, stop in [(0, size)] if spans is None else spans:
                 while offset < stop and wanted(step := min(_STEP, stop - offset)):
                     if whole and _is_there(fd, offset, offset + step):
@@ -80,13 +79,19 @@ def pull(
                         raw.madvise(_POPULATE_READ, offset, step)
                         done = step
                     else:
-                        advise(fd, offset, step, os.POSIX_FADV_WILLNEED)  # and all of that at once
+                        _advise(fd, offset, step, "POSIX_FADV_WILLNEED")  # and all of that at once
                         done = _read(nowhere.fileno(), fd, offset, step)
                     if done == 0:  # cut short meanwhile
                         return total
                     raw[offset : offset + done : mmap.PAGESIZE]  # one byte of each page
                     offset, total = offset + done, total + done
     return total
+
+
+def _advise(fd, offset, size, advice):
+    """Say what will be read, where the system takes advice and has a name for it (not macOS)."""
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(fd, offset, size, getattr(os, advice))
 
 
 def _is_there(fd, start, stop):
@@ -172,20 +177,23 @@ def within(available: Callable[[], int]) -> Callable[[int], bool]:
     Returns
     -------
     callable
-        Whether so many bytes more have room. Counts them, over all files.
+        Whether so many bytes more have room. Counts those that have, over all files.
 
     Examples
     --------
     >>> room = within(lambda: 1000)
-    >>> room(700), room(100)
-    (True, False)
+    >>> room(700), room(100), room(50)
+    (True, False, True)
     """
     held = 0
 
     def room(size):
         nonlocal held
+        most = available() * _SHARE  # asking takes 16 µs, reading a step a thousand times that
+        if held + size > most:  # then it is not read, and does not count: what is smaller may fit
+            return False
         held += size
-        return held <= available() * _SHARE  # asking takes 16 µs, reading a step a thousand times that
+        return True
 
     return room
 

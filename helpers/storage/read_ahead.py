@@ -101,8 +101,9 @@ def _weights(steps, parent, room):
         def wanted(size):
             if not alive():
                 return False
-            said[count + turn] = not room(size * count)  # the others take as much
-            return not said[count + turn]
+            fits = room(size * count)  # the others take as much
+            said[count + turn] |= not fits
+            return fits
 
         for name, spans in _by_file(steps[turn::count]):
             try:
