@@ -11,7 +11,7 @@ import os
 import threading
 from typing import Any
 
-from helpers.prefetch import read_ahead
+from helpers.prefetch import Reader, read_ahead
 from helpers.storage import is_remote, recording
 
 _lock = threading.Lock()
@@ -36,7 +36,8 @@ def cold_start(source: str | os.PathLike, *, cache: str | os.PathLike | None = N
     At its end the collector is as it was before, and what was imported is frozen (``gc.freeze``), so that
     later collections pass it by. An exception in the block ends the reading, freezes and records
     nothing, and is raised as it is. Blocks may be nested and may run in several threads: the
-    collector is put back at the end of the last one.
+    collector is put back at the end of the last one. A process that is forked off inside the block and
+    leaves it ends nothing of what its parent has begun.
 
     What it cannot do makes a start slower at most: a source that does not exist, a recording that is
     missing, outdated or damaged, a cache directory that cannot be written (then a record in the log
@@ -70,30 +71,47 @@ class ColdStart:
         self.source, self.cache = source, cache
 
     def __enter__(self) -> None:
+        self._owner = os.getpid()
         self._fetching: Any = None
+        self._reader: Reader | None = None
+        self._noted: dict[str, None] | None = None
+        try:
+            self._begin()
+        except BaseException:
+            self._end(has_failed=True)
+            raise
+        _pause()
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        _resume(freeze=kind is None)
+        self._end(has_failed=kind is not None)
+
+    def _begin(self):
         path = os.path.expanduser(self.source)
         if is_remote(self.source):
             from helpers.storage import ahead
 
             self._fetching, path = ahead.begin(self.source, self.cache), ""
-        self._header, kept = recording.header(), recording.usable(self.source)
-        roots = recording.roots()
+        self._header, roots = recording.header(), recording.roots()
+        # kept until the end: a relative source means another place once the block has changed the directory
+        self._own, kept = recording.place(self.source), recording.usable(self.source)
         self._reader = read_ahead(path, (kept, self._header, os.pathsep.join(roots)) if kept else ())
-        own = recording.place(self.source)
-        is_good = kept == own and recording.files(own, self._header, roots) is not None
-        self._recorded = None if is_good else recording.begin()
-        _pause()
+        if kept != self._own or recording.files(self._own, self._header, roots) is None:
+            self._noted = recording.begin()
 
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        _resume(freeze=kind is None)
-        found = self._recorded() if self._recorded else None
-        if self._fetching:
-            self._fetching.end()
-        if kind is not None:
-            if self._reader:
+    def _end(self, has_failed):
+        """End what `_begin` began; in a process that was forked off inside the block all of that is its parent's."""
+        is_own = os.getpid() == self._owner
+        try:
+            if self._noted is not None:
+                recording.end(self._noted)
+                if is_own and not has_failed:
+                    _keep(self._own, self._header, self._noted)
+        finally:
+            if is_own and has_failed and self._reader:
                 self._reader.stop()
-        elif found is not None:
-            _keep(recording.place(self.source), self._header, found)
+            if self._fetching:
+                self._fetching.end()
 
 
 def _pause():
@@ -107,7 +125,7 @@ def _pause():
 
 
 def _resume(freeze):
-    """At the end of the last block: leave out what there is from later collections, and switch it on again."""
+    """At the end of the last block: leave out what there is from later collections, and put the collector back."""
     global _open
     with _lock:
         _open -= 1
@@ -115,15 +133,16 @@ def _resume(freeze):
             return
         if freeze:
             gc.freeze()
-        if _was_collecting:
-            gc.enable()
+        (gc.enable if _was_collecting else gc.disable)()
 
 
-def _keep(path, header, found):
+def _keep(path, header, noted):
+    """Write the recording; a start that succeeded stays one, whatever is in the way of that."""
     try:
-        recording.write(path, header, found)
-    except OSError as error:
+        recording.write(path, header, recording.listed(noted))
+    except Exception as error:
         import logging
 
-        said = f"the next start cannot read its libraries ahead: {path} cannot be written ({error.strerror})"
+        reason = getattr(error, "strerror", None) or error
+        said = f"the next start cannot read its libraries ahead: {path} cannot be written ({reason})"
         logging.getLogger("helpers").warning("%s; set XDG_CACHE_HOME to a directory that can", said)

@@ -59,7 +59,10 @@ class Reader:
         """End the process, if it still runs."""
         with self._lock:
             if not self._ended:
-                os.kill(self._pid, 15)
+                try:
+                    os.kill(self._pid, 15)
+                except ProcessLookupError:  # it has ended, and somebody else waited for it
+                    pass
 
     def _wait(self, report, path):
         with open(report) as pipe:

@@ -11,12 +11,14 @@ Standard library only, and little of it: this runs before everything else.
 import os
 import sys
 import zlib
-from collections.abc import Callable
 
 File = tuple[str, list[tuple[int, int]] | None]  # a name, and the parts that are used; None for all of it
 _FOLDER = "model-loading-workbook/starts"
+_SUFFIX = ".txt"
 _END = "whole"  # the last line of a recording
 _SYSTEM = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/System/Library", "/opt/homebrew")
+_noting: dict[int, dict[str, None]] = {}  # by their ids: what is noted for the starts that record now
+_is_hooked = False
 
 
 def roots() -> tuple[str, ...]:
@@ -84,7 +86,7 @@ def place(source: str) -> str:
     else:
         named = os.path.realpath(os.path.expanduser(source))
     environment, model = (zlib.crc32(os.fsencode(name)) for name in (sys.prefix, named))
-    return os.path.join(home, _FOLDER, f"{environment:08x}-{model:08x}.txt")
+    return os.path.join(home, _FOLDER, f"{environment:08x}-{model:08x}{_SUFFIX}")
 
 
 def usable(source: str) -> str | None:
@@ -98,7 +100,10 @@ def usable(source: str) -> str | None:
         return own
     folder, name = os.path.split(own)
     try:
-        beside = [entry for entry in os.scandir(folder) if entry.name.startswith(name[:9])]
+        whole = [
+            entry for entry in os.scandir(folder) if entry.name.endswith(_SUFFIX)
+        ]  # no writer's partial file
+        beside = [entry for entry in whole if entry.name.startswith(name[:9])]
         return max(beside, key=lambda entry: entry.stat().st_mtime).path
     except (OSError, ValueError):  # there is none
         return None
@@ -160,10 +165,12 @@ def write(path: str, first: str, found: list[File]) -> None:
     Raises
     ------
     OSError
-        The user's cache directory cannot be written.
+        The user's cache directory cannot be written, or is none: it has no absolute path.
     """
+    if not os.path.isabs(path):  # no home is known, and "~" would become a folder in the working directory
+        raise OSError("it is no absolute path")
     os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-    partial = f"{path}.{os.getpid()}"
+    partial = f"{path}.{os.urandom(4).hex()}"  # each container on one volume may be process 1
     try:
         with open(partial, "w", encoding="utf-8", errors="surrogateescape") as file:
             file.write("\n".join([first, *(_line(*each) for each in found), _END, ""]))
@@ -174,59 +181,86 @@ def write(path: str, first: str, found: list[File]) -> None:
         raise
 
 
-def begin() -> Callable[[], list[File]]:
+def begin() -> dict[str, None]:
     """Note from now on which files this process opens and which shared libraries it maps.
 
     Files show in an audit hook for ``open`` (PEP 578). Libraries are opened by the system's loader,
     past that hook: they show in ``/proc/self/maps``, which is looked at whenever Python is about to
     load an extension module, so that they come in their order too. A hook cannot be removed again,
-    so this one falls silent at the end; it is set at starts that record, no others.
+    so there is one for all starts of this process; the first that records sets it.
 
     Returns
     -------
-    callable
-        Ends it, and gives what `files` gives: real paths of files below `roots`, in the order of first use.
+    dict
+        Its keys are what is noted, in the order of first use. It grows until it is given to `end`.
 
     Examples
     --------
-    >>> end = begin()
+    >>> noted = begin()
     >>> import this as _  # doctest: +SKIP
-    >>> isinstance(end(), list)
+    >>> end(noted)
+    >>> isinstance(listed(noted), list)
     True
     """
-    seen: dict[str, None] = {}
-    listening = True
-
-    def hook(event, given):
-        if not listening:
-            return
-        if event == "open" and isinstance(given[0], str):
-            seen.setdefault(given[0])
-        elif event == "import" and given[1]:  # an extension module
-            _add(seen, [*_mapped(), given[1]])
-
-    def end():
-        nonlocal listening
-        listening = False
-        _add(seen, _mapped())
-        allowed, real = roots(), {}
-        _add(real, map(os.path.realpath, seen))
-        from helpers.storage import used_pages  # here, since the script that reads ahead has no package
-
-        parts = used_pages.by_file(allowed)
-        return [
-            (name, parts.get(name))
-            for name in real
-            if name.startswith(allowed) and not {"\n", "\t"} & set(name) and os.path.isfile(name)
-        ]
-
-    sys.addaudithook(hook)
-    return end
+    global _is_hooked
+    if not _is_hooked:
+        _is_hooked = True
+        sys.addaudithook(_hook)
+    noted: dict[str, None] = {}
+    _noting[id(noted)] = noted
+    return noted
 
 
-def _add(seen, names):
+def end(noted: dict[str, None]) -> None:
+    """Note no more of what `begin` has begun to note.
+
+    Examples
+    --------
+    >>> end(begin())
+    """
+    _noting.pop(id(noted), None)
+
+
+def listed(noted: dict[str, None]) -> list[File]:
+    """What was noted, as `files` gives it: real paths of files below `roots`, in the order of first use.
+
+    Relative names are left out: imports use none, and the directory may be another one by now.
+
+    Examples
+    --------
+    >>> os.path.realpath(os.__file__) in [name for name, _ in listed({os.__file__: None})]
+    True
+    """
+    allowed, real = roots(), {}
+    # all at once, since a thread that was in the hook at the end may still add to it
+    _add(real, map(os.path.realpath, filter(os.path.isabs, [*noted, *_mapped()])))
+    from helpers.storage import used_pages  # here, since the script that reads ahead has no package
+
+    parts = used_pages.by_file(allowed)
+    return [
+        (name, parts.get(name))
+        for name in real
+        if name.startswith(allowed) and not {"\n", "\t"} & set(name) and os.path.isfile(name)
+    ]
+
+
+def _hook(event, given):
+    """Note an opened file, or what is mapped by now, for each start that records."""
+    if not _noting:
+        return
+    if event == "open" and isinstance(given[0], str):
+        names = given[:1]
+    elif event == "import" and given[1]:  # an extension module
+        names = [*_mapped(), given[1]]
+    else:
+        return
+    for noted in list(_noting.values()):
+        _add(noted, names)
+
+
+def _add(noted, names):
     for name in names:
-        seen.setdefault(name)
+        noted.setdefault(name)
 
 
 def _mapped():

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers import cold_start, serialise
-from helpers.storage import page_cache, recording
+from helpers.prefetch import Reader
+from helpers.storage import ahead, page_cache, recording
 from workbook.bench.pagecache import evict, resident
 
 pytestmark = pytest.mark.alone  # it looks at the page cache and at times
@@ -203,6 +204,144 @@ def test_a_cache_directory_that_cannot_be_written_is_said_and_stops_nothing(weig
     assert "cannot read its libraries ahead" in said and "XDG_CACHE_HOME" in said
 
 
+def test_what_a_killed_writer_has_left_is_never_taken_for_a_recording(home, tmp_path):
+    place = recording.place(str(tmp_path / "one"))
+    recording.write(place, "first", [])
+    Path(f"{place}.1234").write_text("first\n/usr/li")
+    os.utime(f"{place}.1234", (2e9, 2e9))  # the newest
+    assert recording.usable(str(tmp_path / "other")) == place
+
+
+def test_two_writers_of_one_recording_do_not_meet(tmp_path, monkeypatch):
+    path, replace = str(tmp_path / "one.txt"), os.replace
+
+    def late(*names):
+        monkeypatch.setattr(os, "replace", replace)
+        recording.write(path, "of the other", [])
+        replace(*names)
+
+    monkeypatch.setattr(os, "replace", late)
+    recording.write(path, "first", [])
+    assert recording.files(path, "first", ()) == []
+    assert os.listdir(tmp_path) == ["one.txt"]
+
+
+def test_without_a_home_directory_nothing_is_recorded_and_no_folder_made(
+    tmp_path, monkeypatch, caplog, unfrozen
+):
+    import pwd
+
+    def unknown(number):
+        raise KeyError(number)
+
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    monkeypatch.chdir(tmp_path)
+    with cold_start("absent"):
+        pass
+    assert os.listdir(tmp_path) == []
+    assert "no absolute path" in caplog.text and "XDG_CACHE_HOME" in caplog.text
+
+
+def test_a_start_that_changes_the_directory_is_recorded_for_the_source_it_was_given(
+    home, tmp_path, monkeypatch, unfrozen
+):
+    monkeypatch.chdir(tmp_path)
+    with cold_start("m"):
+        os.chdir(Path(__file__).parent)
+    assert recorded(tmp_path / "m")
+
+
+def test_a_block_that_removes_its_working_directory_ends_and_is_recorded_as_any(home, tmp_path):
+    code = """
+import os, shutil, sys, tempfile
+from helpers import cold_start
+folder = tempfile.mkdtemp()
+with cold_start(sys.argv[1]):
+    os.chdir(folder)
+    open("x", "w").close()
+    shutil.rmtree(folder)
+"""
+    assert start(tmp_path / "absent", code=code) == ""
+    assert recorded(tmp_path / "absent")
+
+
+def test_a_thread_that_goes_on_opening_files_disturbs_no_recording(monkeypatch):
+    noted, resolve = recording.begin(), os.path.realpath
+    Path(os.__file__).read_bytes()
+    recording.end(noted)
+
+    def meanwhile(path):
+        noted[f"{path} again"] = None
+        return resolve(path)
+
+    monkeypatch.setattr(os.path, "realpath", meanwhile)
+    assert resolve(os.__file__) in [name for name, _ in recording.listed(noted)]
+
+
+def test_blocks_in_one_another_record_each_what_was_read_in_it(home, tmp_path, unfrozen):
+    with cold_start(tmp_path / "outer"):
+        Path(os.__file__).read_bytes()
+        with cold_start(tmp_path / "inner"):
+            Path(threading.__file__).read_bytes()
+    outer, inner = recorded(tmp_path / "outer"), recorded(tmp_path / "inner")
+    first, second = os.path.realpath(os.__file__), os.path.realpath(threading.__file__)
+    assert {first, second} <= set(outer)
+    assert second in inner and first not in inner
+
+
+def test_all_blocks_of_a_process_share_one_audit_hook(tmp_path, monkeypatch, unfrozen):
+    """Of which none can be removed; without a place for recordings every block records."""
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr(recording, "_is_hooked", False, raising=False)
+    added = []
+    monkeypatch.setattr(sys, "addaudithook", added.append)
+    for _ in range(3):
+        with cold_start(tmp_path / "absent"):
+            pass
+    assert len(added) == 1
+
+
+ADDRESS = "http://127.0.0.1:9/absent"  # nothing answers there
+
+
+def test_a_recording_that_fails_is_said_and_neither_raises_nor_hides_an_error(
+    home, monkeypatch, caplog, unfrozen
+):
+    def broken(*_):
+        raise RuntimeError("from the recording")
+
+    monkeypatch.setattr(recording, "listed", broken)
+    with cold_start(ADDRESS):
+        [fetching] = ahead._running
+        pid = fetching._pid
+    assert "from the recording" in caplog.text
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    with pytest.raises(ValueError, match="from the block"), cold_start(ADDRESS):
+        raise ValueError("from the block")
+    assert ahead._running == []
+    assert recording._noting == {}
+
+
+def test_a_block_that_cannot_be_entered_leaves_no_process_that_fetches(home, monkeypatch):
+    pids = []
+
+    def interrupted():
+        pids.extend(one._pid for one in ahead._running)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(recording, "header", interrupted)
+    with pytest.raises(KeyboardInterrupt), cold_start(ADDRESS):
+        pass
+    [pid] = pids
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    assert gc.isenabled()
+
+
 def test_a_source_that_does_not_exist_raises_nothing(home, tmp_path):
     assert start(tmp_path / "absent") == ""
 
@@ -225,6 +364,16 @@ def test_a_collector_that_was_off_stays_off(home, tmp_path, unfrozen):
         gc.enable()
 
 
+def test_a_collector_that_was_off_is_off_again_whatever_the_block_does(home, tmp_path, unfrozen):
+    gc.disable()
+    try:
+        with cold_start(tmp_path):
+            gc.enable()
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
 @linux
 def test_an_exception_leaves_everything_as_it_was(home, tmp_path):
     huge = tmp_path / "huge.tensors"
@@ -237,6 +386,40 @@ def test_an_exception_leaves_everything_as_it_was(home, tmp_path):
     assert gc.get_freeze_count() == before
     assert not Path(recording.place(str(huge))).exists()
     until(lambda: not subprocess.run(["pgrep", "-f", str(huge)], capture_output=True, text=True).stdout)
+
+
+@linux
+def test_a_process_that_is_forked_off_in_the_block_ends_nothing_of_its_parents(home, tmp_path):
+    with open(tmp_path / "huge.tensors", "wb") as file:
+        file.truncate(1 << 40)
+    code = """
+import gc, os, sys, time
+from helpers import cold_start
+block = cold_start(sys.argv[1])
+try:
+    with block:
+        pid = os.fork()
+        if pid == 0:
+            sys.exit()
+        left = os.waitpid(pid, 0)[1]
+        time.sleep(0.3)
+        print(left, os.waitid(os.P_PID, block._reader._pid, os.WEXITED | os.WNOHANG | os.WNOWAIT), flush=True)
+        os._exit(0)
+except SystemExit:
+    os._exit(0 if gc.isenabled() else 1)
+"""
+    command = [sys.executable, "-c", code, tmp_path / "huge.tensors"]
+    assert subprocess.check_output(command, text=True).split() == ["0", "None"]
+
+
+def test_a_reader_that_somebody_else_has_waited_for_can_be_stopped():
+    pid = os.posix_spawn(sys.executable, [sys.executable, "-I", "-S", "-c", ""], os.environ)
+    os.waitpid(pid, 0)
+    report, held = os.pipe()  # while it is open the reader waits for its report
+    try:
+        Reader(pid, report, "").stop()
+    finally:
+        os.close(held)
 
 
 def test_blocks_may_be_nested(home, tmp_path, unfrozen):
