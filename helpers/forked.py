@@ -7,8 +7,8 @@ own: a process started the "spawn" way, which imports, checks itself and then ru
 ``multiprocessing.forkserver.main``.
 
 Of multiprocessing's private names this takes ``Process._Popen`` and ``Popen._launch``, where a way to start
-is chosen, and two attributes of ``ForkServer`` that say where the server is. The sources of Python 3.11,
-3.13 and 3.14 agree in them.
+is chosen, two attributes of ``ForkServer`` that say where the server is, and ``process._children``, the list
+of what the end of a process ends. The sources of Python 3.11, 3.13 and 3.14 agree in them.
 
 Standard library only.
 """
@@ -28,6 +28,8 @@ import time
 import traceback
 from multiprocessing import connection, context, forkserver, popen_forkserver, reduction, spawn, util
 
+from helpers.errors import ModelError
+
 _SETTLE = 1  # seconds that a thread gets to end; OpenBLAS ends its own within milliseconds
 
 
@@ -43,21 +45,20 @@ class Server(forkserver.ForkServer):
 
     def __init__(self, names):
         super().__init__()
-        self._folder = tempfile.mkdtemp(prefix="standby-")  # open to this user alone
-        self._forkserver_address = os.path.join(self._folder, "server")
         alive, self._alive = multiprocessing.Pipe(duplex=False)
         self.report, report = multiprocessing.Pipe(duplex=False)
         self._forkserver_alive_fd = self._alive.fileno()
         with socket.socket(socket.AF_UNIX) as listener, alive, report:
-            listener.bind(self._forkserver_address)
-            listener.listen()
-            self.process = multiprocessing.get_context("spawn").Process(
-                target=_serve,
-                args=(listener, alive, names, report, self._folder),
-                name="Standby",
-                daemon=True,
-            )
+            self._folder = tempfile.mkdtemp(prefix="standby-")  # open to this user alone
+            self._forkserver_address = os.path.join(self._folder, "server")
             try:
+                _listen(listener, self._forkserver_address)
+                self.process = multiprocessing.get_context("spawn").Process(
+                    target=_serve,
+                    args=(listener, alive, names, report, self._folder),
+                    name="Standby",
+                    daemon=True,
+                )
                 self.process.start()
             except BaseException:
                 self._release()
@@ -75,6 +76,25 @@ class Server(forkserver.ForkServer):
         self._alive.close()
         self.report.close()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _listen(listener, address):
+    try:
+        listener.bind(address)
+        listener.listen()
+    except OSError as error:
+        raise ModelError(
+            address,
+            f"the server of a Standby cannot listen here: {error}",
+            "Set TMPDIR to a short path on a local disk, such as /tmp.",  # the name of a socket has 107 bytes at most
+        ) from error
+
+
+def disown(server):
+    """Forget a server and its replicas in a process that was forked off, whose end would else end its parent's."""
+    known = multiprocessing.process._children  # type: ignore[attr-defined]
+    own = [each for each in known if each is server.process or getattr(each, "server", None) is server]
+    known.difference_update(own)
 
 
 class Replica(context.ForkServerProcess):

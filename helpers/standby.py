@@ -2,6 +2,7 @@
 
 import contextlib
 import multiprocessing
+import os
 import re
 import time
 from collections.abc import Callable, Iterable
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from helpers.errors import ModelError
-from helpers.forked import Replica, Server, threads
+from helpers.forked import Replica, Server, disown, threads
 
 _GRACE = 5  # seconds that replicas get to end at the end of the block, before they are killed
 
@@ -54,9 +55,9 @@ class Standby:
     Raises
     ------
     ModelError
-        On entering the block: a module cannot be imported, or its import does something that does
-        not survive a fork. Nothing is left running. At the end of the block: the server has crashed
-        and `start` had no occasion to say so.
+        On entering the block: a module cannot be imported, its import does something that does not survive
+        a fork, or the path of the temporary directory is too long for a socket. Nothing is left running. At
+        the end of the block: the server has crashed and `start` had no occasion to say so.
 
     Notes
     -----
@@ -90,7 +91,7 @@ class Standby:
 
     def __enter__(self) -> "Standby":
         self._said = False
-        self._server = Server(self._preload)
+        self._owner, self._server = os.getpid(), Server(self._preload)
         try:
             self._get_ready(self._server)
         except BaseException:
@@ -99,6 +100,9 @@ class Standby:
         return self
 
     def __exit__(self, kind: type | None, *_: object) -> None:
+        if os.getpid() != self._owner:  # forked off inside the block: server and replicas are its parent's
+            disown(self._server)
+            return
         try:
             if kind is None and not self._said:
                 self._alive()

@@ -284,6 +284,38 @@ class TestEnds:
                 pool.start(time.sleep, 0)
             killer.wait()
 
+    def test_a_process_that_is_forked_off_in_the_block_ends_nothing_of_its_parents(self, tmp_path):
+        script = tmp_path / "program.py"
+        script.write_text("""
+import os, sys, time
+from helpers import Standby
+if __name__ == "__main__":
+    with Standby(preload=["json"]) as pool:
+        process = pool.start(time.sleep, 60)
+        pid = os.fork()
+        if pid == 0:
+            sys.exit()
+        left = os.waitpid(pid, 0)[1]
+        time.sleep(0.5)
+        print(left, process.exitcode, pool.server.exitcode)
+""")
+        done = subprocess.run(
+            [sys.executable, script], capture_output=True, text=True, env=environment(tmp_path)
+        )
+        assert (done.stdout.split(), done.stderr) == (["0", "None", "None"], "")
+
+    def test_a_temporary_directory_with_too_long_a_path_is_said_and_nothing_is_left(
+        self, folders, monkeypatch
+    ):
+        long = folders / ("long" * 30)
+        long.mkdir()
+        monkeypatch.setattr(tempfile, "tempdir", str(long))
+        before = len(os.listdir("/proc/self/fd"))
+        with pytest.raises(ModelError, match="too long.*Set TMPDIR"), Standby(preload=["json"]):
+            pass
+        assert list(long.iterdir()) == []
+        assert len(os.listdir("/proc/self/fd")) == before
+
     def test_a_killed_parent_takes_server_and_replicas_with_it(self, tmp_path):
         """Even where a process that the parent has forked keeps the parent's ends of all pipes open."""
         script = tmp_path / "program.py"
