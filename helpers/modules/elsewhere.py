@@ -1,4 +1,4 @@
-"""Parameters and buffers that an object of a module's own keeps as well: it is given the loaded ones.
+"""Tensors of a module that an object of its own keeps as well: it is given the loaded ones.
 
 A module may hand its weights to an object that is no module: a cache, a scheduler, a closure. `restore` exchanges the
 tensors of an empty model where modules and containers hold them; such an object would go on holding the empty

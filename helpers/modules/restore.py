@@ -41,40 +41,53 @@ def restore(skeleton: nn.Module, tensors: dict, structure: dict, source: str | o
     ------
     SkeletonMismatch
         Lists every missing, unexpected or differently shaped tensor; or names an object of the skeleton that keeps
-        a parameter or a buffer as well and cannot be given the loaded one.
+        a tensor as well and cannot be given the loaded one.
     """
     modules = dict(skeleton.named_modules(remove_duplicate=False))
     laid = lay_out(tensors, structure)
     first = {name: name for name in laid} | structure["aliases"]  # what is tied takes its first name's tensor
     _make_room(modules, structure["transient"], first)
     _compare(skeleton, modules, tensors, laid, structure, source)
-    none, transient, other, frozen = (
-        set(structure[key]) for key in ("none", "transient", "other_mode", "frozen")
+    none, transient, other, frozen, unregistered = (
+        set(structure[key]) for key in ("none", "transient", "other_mode", "frozen", "attributes")
     )
+    omitted = structure.get("omitted", ())
     for name in structure["grad_buffers"]:
         laid[name].requires_grad_()
-    replaced = {}  # id of what a skeleton holds -> (that, kept alive; what takes its place)
-    for name, owner, key, kind in slots(skeleton):
+    # parameters first: one may be a buffer elsewhere, under whose name older versions stored it
+    ordered = sorted(slots(skeleton), key=lambda slot: slot[3] == "buffer")
+    frozen |= {name for name, *_, kind in ordered if kind == "buffer"}  # but for "grad_buffers"
+    replaced: dict = {}  # id of what a skeleton holds -> (that, kept alive; what takes its place)
+    emptied: dict = {}  # the same of what is not wanted: a skeleton built for real has random numbers there
+    for name, owner, key, kind in ordered:
         old, source_name = value(owner, key, kind), first.get(name)
-        if name in structure.get("omitted", ()):
-            _empty(owner, key, kind)  # a skeleton built for real has random numbers there
+        if name in omitted:
+            _put(owner, key, kind, emptied.setdefault(id(old), (old, _empty(old)))[1])
             continue
         if source_name is None and name not in none:
             continue  # an empty slot that the saved model did not have, or a buffer left as built
-        if kind == "parameter" and source_name and not isinstance(laid[source_name], nn.Parameter):
-            laid[source_name] = parameter_like(old, laid[source_name], source_name not in frozen)
+        alone = isinstance(old, nn.Parameter) and id(old) not in replaced  # a parameter, if only as a buffer
+        if source_name and (kind == "parameter" or alone):
+            _make_parameter(laid, source_name, old, source_name not in frozen)
         new = laid.get(source_name)
         if old is not None:
-            replaced[id(old)] = (old, new)
-        if kind == "parameter":
-            setattr(owner, key, new)  # not _parameters[key]: an LSTM keeps a second list in step
-        else:
-            owner._buffers[key] = new
+            replaced.setdefault(id(old), (old, new))
+        _put(owner, key, kind, new)
+        if kind == "buffer":
             persistence = owner._non_persistent_buffers_set
             if name in transient:
                 persistence.add(key)
             else:
                 persistence.discard(key)
+    for name, *place in attributes(skeleton) if unregistered or omitted else ():
+        old = value(*place)
+        if name in omitted:
+            emptied.setdefault(id(old), (old, _empty(old)))
+        elif name in unregistered:
+            if isinstance(old, nn.Parameter):
+                _make_parameter(laid, first[name], old, False)
+            replaced.setdefault(id(old), (old, laid[first[name]]))
+    replaced = emptied | replaced
     fresh = {name: laid[first[name]] for name in structure["attributes"]}
     for name, tensor in fresh.items():
         prefix, _, key = name.rpartition(".")
@@ -87,9 +100,32 @@ def restore(skeleton: nn.Module, tensors: dict, structure: dict, source: str | o
     if in_place := given_over(skeleton, parts, replaced, source):
         for _, owner, key, kind in slots(skeleton):
             if found := in_place.get(id(value(owner, key, kind))):
-                setattr(owner, key, found[1])
+                _put(owner, key, kind, found[1])
         _exchange(modules, {}, in_place)
     return parts
+
+
+def _put(owner, key, kind, new):
+    if kind == "parameter":
+        setattr(owner, key, new)  # not _parameters[key]: an LSTM keeps a second list in step
+    else:
+        owner._buffers[key] = new  # not setattr: it would register what is a parameter elsewhere as one here
+
+
+def _make_parameter(laid, name, old, learns):
+    """Make a loaded tensor a parameter as the skeleton's, once for all its names."""
+    if not isinstance(laid[name], nn.Parameter):
+        laid[name] = parameter_like(old, laid[name], learns or laid[name].requires_grad)
+
+
+def _empty(old):
+    """The same tensor without data."""
+    if old is None or old.is_meta:
+        return old
+    new = old.detach().to("meta")
+    if isinstance(old, nn.Parameter):
+        return parameter_like(old, new, old.requires_grad)
+    return new.requires_grad_(old.requires_grad)
 
 
 def _make_room(modules, transient, first):
@@ -98,14 +134,6 @@ def _make_room(modules, transient, first):
         prefix, _, key = name.rpartition(".")
         if name in first and prefix in modules and key and not hasattr(modules[prefix], key):
             modules[prefix].register_buffer(key, None, persistent=False)
-
-
-def _empty(owner, key, kind):
-    old = value(owner, key, kind)
-    if old is not None and not old.is_meta:
-        new = old.detach().to("meta")
-        place = owner._parameters if kind == "parameter" else owner._buffers
-        place[key] = parameter_like(old, new, old.requires_grad) if kind == "parameter" else new
 
 
 def _exchange(modules, fresh, replaced):
@@ -205,12 +233,9 @@ def structure_of(skeleton: nn.Module, tensors: dict, source: str | os.PathLike) 
         old = value(owner, key, kind)
         if kind == "buffer" and key in owner._non_persistent_buffers_set:
             structure["transient"].append(name)
-        if old is None:
-            continue
-        if kind == "parameter" and not old.requires_grad:
-            structure["frozen"].append(name)
-        groups.setdefault(id(old), []).append(name)
-    for names in groups.values():
+        if old is not None:
+            groups.setdefault(id(old), (old, []))[1].append(name)
+    for old, names in groups.values():
         stored = [name for name in names if name in tensors]
         for name in stored[1:]:
             if not same_bytes(tensors[name][1], tensors[stored[0]][1]):
@@ -218,7 +243,7 @@ def structure_of(skeleton: nn.Module, tensors: dict, source: str | os.PathLike) 
             del tensors[name]
         if stored:
             structure["aliases"] |= {name: stored[0] for name in names if name != stored[0]}
-            structure["frozen"] += [stored[0]] * (names[0] in structure["frozen"])
+            structure["grad_buffers" if old.requires_grad else "frozen"].append(stored[0])
     if unequal:
         raise SkeletonMismatch(
             source,

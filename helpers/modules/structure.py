@@ -26,7 +26,7 @@ KEYS = {
     "aliases": dict,  # name -> first name of the same tensor object (tied weights, shared submodules)
     "shared": dict,  # name -> first name of another tensor object over the same memory
     "frozen": list,  # parameters with requires_grad=False
-    "grad_buffers": list,  # buffers with requires_grad=True
+    "grad_buffers": list,  # buffers and attributes with requires_grad=True
     "transient": list,  # buffers that are not persistent
     "attributes": list,  # tensors held without registration, in containers too
     "none": list,  # slots that hold None
@@ -119,8 +119,11 @@ def capture(
     """
     tensors, problems = {}, []
     structure = blank()
-    names = {}  # of every tensor, by its id
-    for name, owner, key, kind in (*slots(module), *attributes(module)):
+    places = (*slots(module), *attributes(module))
+    names: dict = {}  # of every tensor, by its id; one that is a parameter anywhere is named as that
+    for name, *place in sorted(places, key=lambda place: place[3] != "parameter"):
+        names.setdefault(id(value(*place)), name)
+    for name, owner, key, kind in places:
         tensor = value(owner, key, kind)
         if kind == "attribute" and tensor.is_meta and rebuild is not None:
             continue  # unused by a library's own model, which lives without it, and made again
@@ -130,18 +133,17 @@ def capture(
             structure["attributes"].append(name)
         if tensor is None:
             structure["none"].append(name)
-        elif id(tensor) in names:
-            structure["aliases"][name] = names[id(tensor)]
+        elif (first := names[id(tensor)]) != name:
+            structure["aliases"][name] = first
         elif problem := _unsupported(tensor):
             problems.append(f"{name} ({problem})")
-        elif name in tensors:
+        elif name in tensors and tensors[name][1] is not tensor:
             problems.append(f"{name} (a name for two tensors)")
         else:
-            names[id(tensor)] = name
-            tensors[name] = (kind, tensor)
+            tensors.setdefault(name, (kind, tensor))
             if kind == "parameter" and not tensor.requires_grad:
                 structure["frozen"].append(name)
-            if kind == "buffer" and tensor.requires_grad:
+            if tensor.requires_grad and (kind == "buffer" or (kind == "attribute" and tensor.is_leaf)):
                 structure["grad_buffers"].append(name)
     problems += _beyond(module, rebuild)
     problems = problems or _added(module, tensors, structure) + share(tensors, structure)
@@ -185,7 +187,8 @@ def _added(module, tensors, structure):
 def _unsupported(tensor):
     if nn.parameter.is_lazy(tensor):
         return "lazy, not initialised"
-    if type(tensor).__torch_dispatch__ != torch.Tensor.__torch_dispatch__:
+    plain = type(tensor) is torch.Tensor or isinstance(tensor, nn.Parameter)  # whose class the skeleton has
+    if not plain or type(tensor).__torch_dispatch__ != torch.Tensor.__torch_dispatch__:
         return f"a {type(tensor).__name__}, not a plain tensor"
     if tensor.is_nested:
         return "nested"

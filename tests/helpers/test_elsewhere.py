@@ -4,6 +4,7 @@ import functools
 import threading
 
 import hidden
+import odd_modules
 import pytest
 import torch
 from equality import assert_same_module
@@ -47,6 +48,33 @@ def test_an_object_holds_the_loaded_tensor_as_the_module_does(tmp_path, keep, re
     assert_same_module(saved, loaded)
     assert inside(loaded.kept[0]) is loaded.weight
     assert inside(loaded.kept[1]) is loaded.shift
+
+
+def test_an_object_holds_a_loaded_tensor_that_is_not_registered(tmp_path):
+    def build():
+        module = nn.Module()
+        module.table = torch.rand(3)
+        module.kept = hidden.Plain(module.table)
+        return module
+
+    saved = build()
+    serialise(saved, tmp_path / "m")
+    loaded = deserialise(tmp_path / "m", skeleton=build)
+    assert_same_module(saved, loaded)
+    assert loaded.kept.table is loaded.table
+
+
+def test_an_object_holds_a_parameter_that_is_a_buffer_too(tmp_path):
+    def build():
+        module = odd_modules.BufferAndParameter()
+        module.kept = hidden.Plain(module.weight)
+        return module
+
+    saved = build()
+    serialise(saved, tmp_path / "m")
+    loaded = deserialise(tmp_path / "m", skeleton=build)
+    assert_same_module(saved, loaded)
+    assert loaded.kept.table is loaded.weight is loaded.part.weight
 
 
 def test_such_a_module_trains_through_its_object(tmp_path):

@@ -12,6 +12,8 @@ from torch import nn
 
 from helpers import deserialise, serialise
 from helpers.errors import SkeletonMismatch, UnsupportedModel
+from helpers.modules.restore import restore
+from helpers.modules.structure import blank
 
 
 @pytest.mark.parametrize("name", odd_modules.ALL)
@@ -65,6 +67,53 @@ def test_parameter_subclasses_and_marks_survive(tmp_path):
     loaded = deserialise(tmp_path / "m", skeleton=odd_modules.Special)
     assert type(loaded.weight) is odd_modules.SpecialParameter
     assert loaded.weight._no_weight_decay and loaded.bias._no_weight_decay
+
+
+def test_which_unregistered_tensors_learn_comes_from_the_file(tmp_path):
+    module = odd_modules.Unregistered()
+    module.listed[0].requires_grad_(False)
+    module.listed[1].requires_grad_(True)
+    module.learned.requires_grad_(False)
+    serialise(module, tmp_path / "m")
+    assert_same_module(module, deserialise(tmp_path / "m", skeleton=odd_modules.Unregistered))
+
+
+def test_a_frozen_parameter_that_is_a_buffer_too_is_frozen_and_both_after_loading(tmp_path):
+    module = odd_modules.BufferAndParameter().requires_grad_(False)
+    serialise(module, tmp_path / "m")
+    loaded = deserialise(tmp_path / "m", skeleton=odd_modules.BufferAndParameter)
+    assert loaded.weight is loaded.part.weight and not loaded.weight.requires_grad
+    assert_same_module(module, loaded)
+
+
+@pytest.mark.parametrize("learns", [True, False])
+def test_a_parameter_that_an_older_version_stored_under_the_name_of_a_buffer_is_both_again(learns):
+    module = odd_modules.BufferAndParameter()
+    tensors = {"weight": ("buffer", torch.ones(2, 2)), "alone": ("buffer", torch.ones(2))}
+    tensors |= {"part.bias": ("parameter", torch.ones(2))}
+    structure = blank() | {
+        "aliases": {"part.weight": "weight"},
+        "grad_buffers": ["weight", "alone"] if learns else [],
+    }
+    restore(module, tensors, structure, "m")
+    assert module.weight is module.part.weight and torch.equal(module.weight, torch.ones(2, 2))
+    for parameter in (module.weight, module.alone):
+        assert isinstance(parameter, nn.Parameter) and parameter.requires_grad == learns
+    assert module.part.bias.requires_grad
+
+
+def test_a_tensor_under_two_keys_of_one_name_comes_back_under_both(tmp_path):
+    def build():
+        module = nn.Module()
+        module.named = {1: torch.rand(2)}
+        module.named["1"] = module.named[1]
+        return module
+
+    module = build()
+    serialise(module, tmp_path / "m")
+    loaded = deserialise(tmp_path / "m", skeleton=build)
+    assert loaded.named[1] is loaded.named["1"]
+    assert torch.equal(loaded.named[1], module.named[1])
 
 
 def test_memory_format_survives(tmp_path):
@@ -211,6 +260,10 @@ def test_dtype_casts_weights_and_leaves_integers_and_transient_buffers(tmp_path)
     assert loaded.head.weight is loaded.embed.weight
 
 
+class Tagged(torch.Tensor):
+    """A class of its own that does nothing."""
+
+
 class ExtraState(nn.Linear):
     def get_extra_state(self):
         return {"anything": 1}
@@ -221,16 +274,20 @@ def unsupported_cases():
     sparse.weight = nn.Parameter(torch.eye(3).to_sparse())
     nested = nn.Module()
     nested.both = nn.Parameter(torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]))
+    tagged = nn.Module()
+    tagged.register_buffer("scale", torch.ones(2).as_subclass(Tagged))
+    tagged.listed = [torch.ones(2).as_subclass(Tagged)]
     return {
         "lazy": (nn.Sequential(nn.LazyLinear(3)), ["0.weight (lazy", "0.bias (lazy"]),
         "meta": (nn.Linear(2, 2, device="meta"), ["weight (on the meta device", "bias (on the meta"]),
         "sparse": (sparse, ["weight (sparse"]),
         "nested": (nested, ["both (nested"]),
+        "class": (tagged, ["scale (a Tagged, not", "listed.0 (a Tagged, not"]),
         "extra state": (nn.Sequential(ExtraState(2, 2)), ["0 (get_extra_state)"]),
     }
 
 
-@pytest.mark.parametrize("case", ["lazy", "meta", "sparse", "nested", "extra state"])
+@pytest.mark.parametrize("case", ["lazy", "meta", "sparse", "nested", "class", "extra state"])
 def test_what_cannot_be_saved_is_refused_by_name_and_leaves_nothing(tmp_path, case):
     module, named = unsupported_cases()[case]
     with pytest.raises(UnsupportedModel) as error:

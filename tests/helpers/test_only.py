@@ -62,6 +62,29 @@ def test_a_skeleton_that_is_built_for_real_keeps_no_random_numbers(saved):
     check(deserialise(saved, skeleton=for_real, only=second_half, device="cpu"))
 
 
+class Reading(nn.Module):
+    """Tensors outside the registers, and a constructor that cannot run on meta, or not even without its parameters."""
+
+    def __init__(self, of_parameters):
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+        float((self.layer.weight if of_parameters else torch.ones(1)).detach().sum())
+        self.table = torch.randn(3)
+        self.listed = [nn.Parameter(torch.randn(2)), self.layer.bias, {"x": self.table}]
+
+
+@pytest.mark.parametrize("of_parameters", [False, True])
+def test_what_is_not_registered_keeps_no_random_numbers_either(tmp_path, of_parameters):
+    model = Reading(of_parameters)
+    serialise(model, tmp_path / "m")
+    only = {"only": lambda name: name == "layer.weight", "device": "cpu"}
+    loaded = deserialise(tmp_path / "m", skeleton=lambda: Reading(of_parameters), **only)
+    assert_same_tensor("layer.weight", model.layer.weight, loaded.layer.weight)
+    assert loaded.layer.bias.is_meta and loaded.table.is_meta and loaded.listed[0].is_meta
+    assert isinstance(loaded.listed[0], nn.Parameter)
+    assert loaded.listed[1] is loaded.layer.bias and loaded.listed[2]["x"] is loaded.table
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at the page cache as Linux shows it")
 @pytest.mark.parametrize("mapped", [True, False])
 def test_nothing_else_is_read_from_the_disk(tmp_path, mapped):

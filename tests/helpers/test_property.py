@@ -75,7 +75,7 @@ VIEWS = [
     lambda tensor: tensor[..., ::2],
     lambda tensor: tensor.expand(2, *tensor.shape),
 ]
-KINDS = ["parameter", "buffer", "transient", "none", "module", "tie", "attribute", "container"]
+KINDS = ["parameter", "buffer", "transient", "none", "module", "tie", "tied buffer", "attribute", "container"]
 
 
 @st.composite
@@ -93,17 +93,20 @@ def modules(draw, depth=2, more=()):
             pool += [module._modules[name], *module._modules[name]._parameters.values()]
         elif kind == "tie" and parameters:
             module.register_parameter(name, draw(st.sampled_from(parameters)))
+        elif kind == "tied buffer" and parameters:
+            tied = draw(st.sampled_from(parameters))
+            module.register_buffer(name, tied, persistent=draw(st.booleans()))
         elif kind == "none":
             draw(st.sampled_from([module.register_parameter, module.register_buffer]))(name, None)
         elif kind in ("buffer", "transient"):
-            module.register_buffer(name, draw(tensors()), persistent=kind == "buffer")
+            module.register_buffer(name, draw(learning()), persistent=kind == "buffer")
         elif kind == "attribute":
-            setattr(module, name, draw(tensors()))
+            setattr(module, name, draw(learning(parameters=False)))
         elif kind == "container":
             setattr(
                 module,
                 name,
-                draw(st.sampled_from(CONTAINERS))(draw(st.one_of(tensors(), _one_of(parameters)))),
+                draw(st.sampled_from(CONTAINERS))(draw(st.one_of(learning(), _one_of(parameters)))),
             )
         elif kind == "hidden":
             vars(module)[name] = draw(st.sampled_from(HIDERS))(draw(tensors()))
@@ -122,6 +125,16 @@ def modules(draw, depth=2, more=()):
     return module
 
 
+@st.composite
+def learning(draw, parameters=True):
+    """As `tensors`, some with a gradient, some a parameter wherever it is kept."""
+    tensor = draw(tensors())
+    learns = (tensor.is_floating_point() or tensor.is_complex()) and draw(st.booleans())
+    if parameters and draw(st.booleans()):
+        return nn.Parameter(tensor, learns)
+    return tensor.requires_grad_(learns)
+
+
 def _one_of(items):
     return st.sampled_from(items) if items else tensors()
 
@@ -133,12 +146,10 @@ def blank(module, made=None):
         return made[id(module)]
     copy = made[id(module)] = nn.Module()
     for key, parameter in module._parameters.items():
-        if parameter is not None and id(parameter) not in made:
-            made[id(parameter)] = nn.Parameter(torch.empty_like(parameter), parameter.requires_grad)
-        copy.register_parameter(key, None if parameter is None else made[id(parameter)])
+        copy.register_parameter(key, _emptied(parameter, made))
     for key, buffer in module._buffers.items():
         persistent = key not in module._non_persistent_buffers_set
-        copy.register_buffer(key, None if buffer is None else torch.empty_like(buffer), persistent)
+        copy.register_buffer(key, _emptied(buffer, made), persistent)
     for key, child in module._modules.items():
         copy.add_module(key, blank(child, made))
     for key, held in vars(module).items():
@@ -148,8 +159,12 @@ def blank(module, made=None):
 
 
 def _emptied(held, made):
+    if isinstance(held, nn.Parameter):
+        if id(held) not in made:
+            made[id(held)] = nn.Parameter(torch.empty_like(held), held.requires_grad)
+        return made[id(held)]
     if isinstance(held, torch.Tensor):
-        return made.get(id(held), torch.empty_like(held))
+        return torch.empty_like(held)
     if isinstance(held, dict):
         return {key: _emptied(part, made) for key, part in held.items()}
     return type(held)(_emptied(part, made) for part in held) if isinstance(held, (list, tuple)) else held

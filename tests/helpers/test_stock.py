@@ -119,6 +119,15 @@ def test_a_stock_file_loads_with_a_skeleton(tmp_path, mapped, verify):
     assert_same_module(module, loaded)
 
 
+@pytest.mark.parametrize("learns", [True, False])
+def test_a_parameter_that_is_a_buffer_too_stays_both_and_as_frozen_as_the_skeletons(tmp_path, learns):
+    def build():
+        return odd_modules.BufferAndParameter().requires_grad_(learns)
+
+    module = build()
+    assert_same_module(module, deserialise(stock_file(module, tmp_path / "f"), skeleton=build, device="cpu"))
+
+
 def test_a_stock_file_without_transient_buffers_keeps_the_skeletons(tmp_path):
     def build():  # not at the root: there stock tensorizer 2.12 drops persistent buffers too
         return nn.Sequential(odd_modules.Everything())

@@ -21,17 +21,35 @@ def assert_same_tensor(name, one, other):
     assert torch.equal(bits(one), bits(other)), f"{name}: values differ"
 
 
+def unregistered(module):
+    """The tensors that a module and its parts hold as attributes and in containers there, by name."""
+    found, own = {}, vars(torch.nn.Module())
+    level = [(f"{prefix}.", vars(part), own) for prefix, part in module.named_modules()]
+    seen = set()
+    while level:
+        prefix, place, hidden = level.pop()
+        for key, held in place.items() if isinstance(place, dict) else enumerate(place):
+            if key in hidden or id(held) in seen:
+                continue
+            if isinstance(held, torch.Tensor):
+                found[f"{prefix}{key}".removeprefix(".")] = held
+            elif type(held) in (list, tuple, dict):
+                seen.add(id(held))
+                level.append((f"{prefix}{key}.", held, ()))
+    return found
+
+
 def ties(module):
-    """Groups of names that are one object."""
+    """Groups of names that are one object, whether it is a parameter here, a buffer there or not registered."""
     groups = {}
-    for kind in ("named_parameters", "named_buffers"):
-        for name, tensor in getattr(module, kind)(remove_duplicate=False):
-            groups.setdefault(id(tensor), []).append(name)
+    named = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
+    for name, tensor in (*named, *unregistered(module).items()):
+        groups.setdefault(id(tensor), []).append(name)
     return sorted(sorted(names) for names in groups.values())
 
 
 def assert_same_module(one, other):
-    """Class, tensors to the bit, ties, buffers, persistence, frozen flags and modes."""
+    """Class, tensors to the bit, registered or not, ties, buffers, persistence, frozen flags and modes."""
     # parametrised modules get a class of their own for each object
     assert type_before_parametrizations(one) is type_before_parametrizations(other)
     state, loaded = one.state_dict(), other.state_dict()
@@ -51,6 +69,12 @@ def assert_same_module(one, other):
         assert isinstance(buffers[name], torch.nn.Parameter) == isinstance(buffer, torch.nn.Parameter)
         assert_same_tensor(name, buffer, buffers[name])
         assert buffer.requires_grad == buffers[name].requires_grad, name
+    held = unregistered(other)
+    for name, was in unregistered(one).items():
+        assert type(held[name]) is type(was), name
+        assert held[name].requires_grad == (was.requires_grad and was.is_leaf), name
+        if not was.is_meta:
+            assert_same_tensor(name, was, held[name])
     for (name, was), (also, now) in zip(one.named_modules(), other.named_modules(), strict=True):
         assert name == also
         assert was.training == now.training, f"{name}: mode changed"

@@ -54,6 +54,26 @@ class Special(nn.Module):
         self.bias._no_weight_decay = True
 
 
+class Unregistered(nn.Module):
+    """Parameters in containers, one of them frozen and of a class of its own, and a tensor with a gradient."""
+
+    def __init__(self):
+        super().__init__()
+        self.listed = [nn.Parameter(torch.randn(3)), SpecialParameter(torch.randn(2), False)]
+        self.named = {"again": self.listed[0]}
+        self.learned = torch.randn(2, requires_grad=True)
+
+
+class BufferAndParameter(nn.Module):
+    """A buffer that is a parameter of a part, and one that is a parameter nowhere else."""
+
+    def __init__(self):
+        super().__init__()
+        self.part = nn.Linear(2, 2)
+        self.register_buffer("weight", self.part.weight)
+        self.register_buffer("alone", nn.Parameter(torch.randn(2)))
+
+
 def tied_blocks():
     first, second = nn.Linear(4, 4), nn.Linear(4, 4)
     second.weight, second.bias = first.weight, first.bias
@@ -92,6 +112,8 @@ ALL = {
     "everything": Everything,
     "holder": Holder,
     "special": Special,
+    "unregistered": Unregistered,
+    "buffer_and_parameter": BufferAndParameter,
     "tied_blocks": tied_blocks,
     "mixed_modes": mixed_modes,
     "channels_last": channels_last,
