@@ -113,7 +113,8 @@ def deserialise(
         The model is encrypted and the key is missing or wrong; or a key, and it is not.
     ModelError
         There is no such device here, or it has too little memory (then nothing of the model is left on it); no
-        such type; or ``dtype`` for a quantised model.
+        such type; or ``dtype`` for a quantised model, or where a buffer that keeps its type shares memory with
+        what is cast.
     StorageError
         The storage refuses, a remote one does not answer after five tries, or the model was replaced
         again and again while it was read.

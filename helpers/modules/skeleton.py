@@ -8,10 +8,10 @@ import torch
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
 
-from helpers.errors import SkeletonMismatch, UnsupportedModel
+from helpers.errors import ModelError, SkeletonMismatch, UnsupportedModel
 from helpers.modules.parameters import parameter_like
 from helpers.modules.restore import restore, structure_of, without_data
-from helpers.modules.structure import capture
+from helpers.modules.structure import capture, slots
 from helpers.options import Options
 from helpers.timeline import phase
 
@@ -78,6 +78,8 @@ def fill(skeleton: Skeleton, weights: Any, options: Options) -> torch.nn.Module:
     ------
     SkeletonMismatch
         The empty model does not fit, or a part of it stays without data.
+    ModelError
+        ``dtype`` is asked for, and a buffer that keeps its type shares memory with what is cast.
     """
     tensors = weights.tensors(options.device)
     structure = weights.part.structure
@@ -103,14 +105,34 @@ def _put_in(model, tensors, structure, label, options):
         chosen = dict(tensors)
         if not structure:  # a bare file has none: the skeleton's own
             structure = structure_of(model, chosen, label)
-        stay = set(structure["transient"])
         if options.dtype is not None:
-            for name, (kind, tensor) in chosen.items():
-                if kind != "attribute" and name not in stay and tensor.is_floating_point():
-                    # in both, so that one after the other is freed: a GPU has no room for all of them twice
-                    tensors[name] = chosen[name] = kind, tensor.to(options.dtype)
+            for name in _to_cast(model, chosen, structure, label, options.dtype):
+                kind, tensor = chosen[name]
+                # in both, so that one after the other is freed: a GPU has no room for all of them twice
+                tensors[name] = chosen[name] = kind, tensor.to(options.dtype)
         parts = restore(model, chosen, structure, label)
         return set(without_data(model, parts)) - structure.get("omitted", set())
+
+
+def _to_cast(model, tensors, structure, label, dtype):
+    """What is stored of parameters and persistent buffers in floating point, whatever else lies in its memory."""
+
+    def stored(name):  # under which name it is stored
+        first = structure["aliases"].get(name, name)
+        return structure["shared"].get(first, first)
+
+    transient = set(structure["transient"])
+    kept = {stored(name): name for name in structure["transient"]}
+    cast = {stored(name): name for name, *_ in slots(model) if name not in transient}
+    found = [name for name, (_, tensor) in tensors.items() if name in cast and tensor.is_floating_point()]
+    if both := [f"{kept[name]} and {cast[name]}" for name in found if name in kept]:
+        raise ModelError(
+            label,
+            f"cannot be cast to {dtype}: a buffer that is not persistent keeps its type, and these share their "
+            f"memory: {', '.join(both)}",
+            "Leave out dtype=, and cast the loaded model with model.to().",
+        )
+    return found
 
 
 def capture_rehearsed(model: torch.nn.Module, name: str, build: Callable[[], Any]) -> tuple[dict, dict]:

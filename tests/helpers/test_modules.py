@@ -11,7 +11,7 @@ from equality import assert_same_module, assert_same_tensor
 from torch import nn
 
 from helpers import deserialise, serialise
-from helpers.errors import SkeletonMismatch, UnsupportedModel
+from helpers.errors import ModelError, SkeletonMismatch, UnsupportedModel
 from helpers.modules.restore import restore
 from helpers.modules.structure import blank
 
@@ -258,6 +258,39 @@ def test_dtype_casts_weights_and_leaves_integers_and_transient_buffers(tmp_path)
     assert loaded.steps.dtype == torch.int64 and loaded.mask.dtype == torch.float32
     assert_same_tensor("scale", loaded.scale, module.scale.to(torch.float16))
     assert loaded.head.weight is loaded.embed.weight
+
+
+class Flat(nn.Module):
+    """Parameters that lie in one plain tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.flat = torch.rand(6)
+        self.first = nn.Parameter(self.flat[:4].view(2, 2))
+        self.second = nn.Parameter(self.flat[4:])
+
+
+def test_dtype_casts_parameters_that_lie_in_a_tensor_that_is_not_registered(tmp_path):
+    module = Flat()
+    serialise(module, tmp_path / "m")
+    loaded = deserialise(tmp_path / "m", skeleton=Flat, dtype=torch.float16, device="cpu")
+    for name in ("flat", "first", "second"):
+        assert_same_tensor(name, getattr(module, name).half(), getattr(loaded, name))
+    loaded.flat.zero_()
+    assert not loaded.first.any() and not loaded.second.any()
+
+
+def test_dtype_is_refused_where_a_buffer_that_keeps_its_type_lies_in_a_parameter(tmp_path):
+    def build():
+        module = nn.Linear(2, 2)
+        module.register_buffer("row", module.weight.detach()[0], persistent=False)
+        return module
+
+    module = build()
+    serialise(module, tmp_path / "m")
+    with pytest.raises(ModelError, match=r"cannot be cast to torch\.float16.*: row and weight\."):
+        deserialise(tmp_path / "m", skeleton=build, dtype="float16")
+    assert_same_module(module, deserialise(tmp_path / "m", skeleton=build, device="cpu"))
 
 
 class Tagged(torch.Tensor):
