@@ -1,17 +1,16 @@
 """The empty model of an architecture: built, filled with loaded tensors, rehearsed before a save."""
 
-import threading
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
 
 from helpers.errors import ModelError, SkeletonMismatch, UnsupportedModel
-from helpers.modules.parameters import parameter_like
+from helpers.modules.reach import reached
 from helpers.modules.restore import restore, structure_of, without_data
 from helpers.modules.structure import capture, slots
+from helpers.modules.twins import parameters_on_meta
 from helpers.options import Options
 from helpers.timeline import phase
 
@@ -21,7 +20,8 @@ class Skeleton:
 
     Some constructors cannot run there (they read the value of a tensor), and some keep tensors that are neither
     stored nor registered. For these all but the parameters is built for real, which is still quick; and at last,
-    if the constructor reads parameters too, everything, which costs the initialisation.
+    if the constructor reads parameters too, or keeps a real one beside the module's empty one, everything, which costs
+    the initialisation.
 
     Attributes
     ----------
@@ -188,19 +188,13 @@ def _on_meta(build):
 
 def _parameters_on_meta(build):
     """All else for real: what a constructor computes besides. The random state is left alone."""
-    thread = threading.get_ident()
-
-    def to_meta(module, name, parameter):
-        if parameter is None or parameter.is_meta or threading.get_ident() != thread:
-            return None  # as it is; the hook is called for modules of other threads too
-        return parameter_like(parameter, parameter.detach().to("meta"), parameter.requires_grad)
-
-    hook = register_module_parameter_registration_hook(to_meta)
-    try:
-        with phase("build the empty model"), torch.random.fork_rng(devices=[]), _NoInitialisation():
-            return build()
-    finally:
-        hook.remove()
+    with phase("build the empty model"), torch.random.fork_rng(devices=[]), _NoInitialisation():
+        with parameters_on_meta() as twins:
+            model = build()
+        kept = {id(parameter) for parameter in twins}
+        if kept and not kept.isdisjoint(map(id, reached(model))):  # with random numbers, nobody would see it
+            raise RuntimeError("the model holds a real parameter besides the empty one: build it for real")
+        return model
 
 
 def _for_real(build):
