@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from helpers import families
-from helpers.errors import StorageError
+from helpers.errors import StorageError, UnsupportedModel
 from helpers.format import hashes, manifest
 from helpers.modules import structure
 from helpers.saved.publish import publication
@@ -193,7 +193,8 @@ def serialise_model(model: "torch.nn.Module", save_path: str | os.PathLike) -> b
     """Save a torch module's weights to one ``.tensors`` file, as the guide's function does.
 
     The file alone does not say which class the model is, which parameters are frozen or what is
-    tied; `serialise` keeps all that.
+    tied; `serialise` keeps all that. A tied weight is stored once, what else lies in the memory of
+    another tensor by itself.
 
     Parameters
     ----------
@@ -205,7 +206,8 @@ def serialise_model(model: "torch.nn.Module", save_path: str | os.PathLike) -> b
     -------
     bool
         True if the file is whole and on the disk. Errors are logged, False is returned and
-        whatever was there before is unharmed.
+        whatever was there before is unharmed. A tensor that the module has not registered is an
+        error: no reader of such a file would find it.
 
     Examples
     --------
@@ -215,7 +217,7 @@ def serialise_model(model: "torch.nn.Module", save_path: str | os.PathLike) -> b
     """
     start = time.perf_counter()
     try:
-        held, _ = structure.capture(model, save_path)
+        held = _registered(model, save_path)
         with atomic.file(Path(save_path).expanduser()) as partial:
             _check_space(partial.parent, held)
             write.write(partial, held)
@@ -224,6 +226,21 @@ def serialise_model(model: "torch.nn.Module", save_path: str | os.PathLike) -> b
         return False
     logger.info("Serialising model took %.2f seconds", time.perf_counter() - start)
     return True
+
+
+def _registered(model, path):
+    """The tensors that a file without a structure has to hold, and nothing that only a structure would bring back."""
+    held, found = structure.capture(model, path)
+    if lost := [name for name in found["attributes"] if name not in found["aliases"]]:
+        raise UnsupportedModel(
+            path,
+            f"has no place for tensors that are not registered: {', '.join(lost)}",
+            "Register them as buffers, or save with serialise().",
+        )
+    for name, owner, key, kind in structure.slots(model):
+        if name in found["shared"]:
+            held[name] = (kind, structure.value(owner, key, kind))
+    return held
 
 
 def _save_companions(companions, folder):

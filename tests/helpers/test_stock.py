@@ -185,6 +185,35 @@ def test_the_guides_saver_logs_and_returns_false_and_leaves_the_old_file(tmp_pat
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 
+def test_the_guides_saver_stores_each_name_of_a_memory_that_several_share(tmp_path):
+    def build():
+        module = nn.ModuleDict({"enc": nn.Linear(4, 3), "dec": nn.Linear(3, 4)})
+        module.register_buffer("row", torch.zeros(4))
+        return module
+
+    module, path = build(), tmp_path / "f.tensors"
+    module["dec"].weight = nn.Parameter(module["enc"].weight.detach().t())
+    module.row = module["enc"].weight.detach()[1]
+    assert serialise_model(module, path) is True
+    assert_same_module(module, deserialise(path, skeleton=build))
+    empty = build()
+    with TensorDeserializer(str(path), device="cpu", verify_hash=True) as file:
+        assert file.load_into_module(empty) == 5
+    for name, tensor in module.state_dict().items():
+        assert_same_tensor(name, tensor, empty.state_dict()[name])
+
+
+def test_the_guides_saver_refuses_by_name_what_no_reader_of_its_file_would_find(tmp_path, caplog):
+    module, path = nn.Linear(2, 2), tmp_path / "f.tensors"
+    module.again = module.weight
+    assert serialise_model(module, path) is True
+    before = path.read_bytes()
+    module.table, module.listed = torch.ones(2), [module.weight.detach()[0]]
+    assert serialise_model(module, path) is False
+    assert "no place for tensors that are not registered: table, listed.0." in caplog.text
+    assert path.read_bytes() == before
+
+
 def test_an_encrypted_stock_file_is_refused_and_what_is_said_to_do_works(tmp_path):
     from tensorizer import DecryptionParams, EncryptionParams
 
