@@ -19,8 +19,15 @@ _BESIDE = (  # files that say that a tokenizer or a processor is there
     "tokenizer.json",
     "processor_config.json",
     "preprocessor_config.json",
+    "video_preprocessor_config.json",
+    "vocab.txt",  # from here on of older tokenizers, which may have nothing else
+    "merges.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
 )
 _INDEX = "model_index.json"
+_GENERATION = "generation_config.json"
 
 
 def open_checkpoint(checkpoint: str | os.PathLike) -> tuple[Any, list[Any]]:
@@ -30,7 +37,8 @@ def open_checkpoint(checkpoint: str | os.PathLike) -> tuple[Any, list[Any]]:
     ----------
     checkpoint : str or path-like
         A directory that ``save_pretrained`` wrote (``~`` is expanded), in one file of weights or in shards; a
-        name on the Hugging Face hub; or a ``.tensors`` file of stock tensorizer with its config.json beside it.
+        name on the Hugging Face hub; or a ``.tensors`` file of stock tensorizer with its config.json beside it, from
+        whose directory the settings of generation and the tokenizer are taken too.
 
     Returns
     -------
@@ -44,7 +52,8 @@ def open_checkpoint(checkpoint: str | os.PathLike) -> tuple[Any, list[Any]]:
     NotAModel
         There is no checkpoint.
     CorruptFile
-        Tensors of the model are missing in it (all of them are named), or it cannot be read.
+        Tensors of the model, or of a part of the pipeline, are missing in it (all of them are named), or it or its
+        tokenizer cannot be read.
     SkeletonMismatch
         The configuration beside a ``.tensors`` file is of another model, or does not name its class.
     UnsupportedModel
@@ -57,7 +66,7 @@ def open_checkpoint(checkpoint: str | os.PathLike) -> tuple[Any, list[Any]]:
     """
     name = os.path.expanduser(os.fspath(checkpoint))
     if name.endswith(".tensors"):
-        return _stock(Path(name)), []
+        return _stock(Path(name))
     with extra(name, "hf"):
         import diffusers  # noqa: F401
         import transformers  # noqa: F401
@@ -101,19 +110,32 @@ def _config(name):
 
 def _transformers(name, config):
     cls = _architecture(name, config)
+    model, missing = _loaded(cls, name, dtype="auto", trust_remote_code=False)
+    _refuse(name, missing)
+    return model, _companions(name)
+
+
+def _loaded(cls, name, **options):
+    """A model, and the names of its tensors that the files lack: its library would make them up."""
     with _as_errors(name):
-        model, said = cls.from_pretrained(name, dtype="auto", output_loading_info=True)
-    if missing := sorted(said["missing_keys"]):
+        model, said = cls.from_pretrained(name, output_loading_info=True, **options)
+    return model, sorted(said["missing_keys"])
+
+
+def _refuse(name, missing):
+    if missing:
         raise CorruptFile(
             name, f"lacks tensors of the model: {', '.join(missing)}", "Fetch the checkpoint again."
         )
-    return model, _companions(name)
 
 
 def _architecture(name, config):
     import transformers
 
-    return _class_of(transformers, name, (config.get("architectures") or ["AutoModel"])[0], config)
+    named = config.get("architectures")
+    if not named and "auto_map" in config:
+        raise _own_code(name, "its class")
+    return _class_of(transformers, name, (named or ["AutoModel"])[0], config)
 
 
 def _class_of(library, name, class_name, config=()):
@@ -121,15 +143,19 @@ def _class_of(library, name, class_name, config=()):
     if isinstance(found, type):
         return found
     if "auto_map" in config:
-        raise UnsupportedModel(
-            name,
-            f"brings the code of {class_name} with it, which is not run",
-            "Load it yourself and pass the model to helpers.serialise; load it with skeleton=.",
-        )
+        raise _own_code(name, class_name)
     raise UnsupportedModel(
         name,
         f"is a {class_name}, which the installed {library.__name__} does not have",
         "Install a newer version.",
+    )
+
+
+def _own_code(name, class_name):
+    return UnsupportedModel(
+        name,
+        f"brings the code of {class_name} with it, which is not run",
+        "Load it yourself and pass the model to helpers.serialise; load it with skeleton=.",
     )
 
 
@@ -139,16 +165,17 @@ def _companions(name):
 
     if not any(_found(name, file) for file in _BESIDE):
         return []
-    with _as_errors(name):
-        return [transformers.AutoProcessor.from_pretrained(name)]
+    remedy = "Install what it needs, such as sentencepiece, or load the model yourself and serialise() it."
+    with _as_errors(name, "has a tokenizer or a processor that cannot be loaded", remedy):
+        return [transformers.AutoProcessor.from_pretrained(name, trust_remote_code=False)]
 
 
 def _diffusers(name, class_name):
     import diffusers
 
-    cls = _class_of(diffusers, name, class_name)
-    with _as_errors(name):
-        return cls.from_pretrained(name, dtype=_dtype(Path(name))).eval()
+    model, missing = _loaded(_class_of(diffusers, name, class_name), name, dtype=_dtype(name))
+    _refuse(name, missing)
+    return model
 
 
 def _pipeline(name):
@@ -157,13 +184,43 @@ def _pipeline(name):
     if not Path(name).is_dir():
         with _as_errors(name):
             name = diffusers.DiffusionPipeline.download(name)
-    parts = {path.name: found for path in Path(name).iterdir() if path.is_dir() and (found := _dtype(path))}
+    types = {path.name: found for path in Path(name).iterdir() if path.is_dir() and (found := _dtype(path))}
+    ready, missing = {}, []
+    for part, cls, may_be_given in _models(name):
+        folder = os.path.join(name, part)
+        folder = folder if os.path.isdir(folder) else name  # as diffusers looks for it
+        model, lacking = _loaded(cls, folder, dtype=_dtype(folder))
+        missing += [f"{part}.{key}" for key in lacking]
+        if may_be_given:
+            ready[part] = model
+    _refuse(name, missing)
     with _as_errors(name):
-        return diffusers.DiffusionPipeline.from_pretrained(name, dtype=parts)
+        return diffusers.DiffusionPipeline.from_pretrained(name, dtype=types, **ready)
 
 
-def _dtype(folder):
-    """The type that most tensors of a directory's safetensors files have; None without such files.
+def _models(name):
+    """The models that a pipeline's index names: part, class, and whether diffusers takes one without a warning."""
+    import diffusers
+    import transformers
+
+    libraries = {"diffusers": diffusers, "transformers": transformers}
+    bases = (diffusers.ModelMixin, transformers.PreTrainedModel)
+    path = Path(name) / _INDEX
+    with _as_errors(path):
+        parts = dict(json.loads(path.read_text()))
+    for part, value in parts.items():
+        match value:
+            case [str(library), str(class_name)]:
+                # any other library is a folder of diffusers, such as that of the safety checker
+                home = libraries.get(library) or getattr(diffusers.pipelines, library, None)
+                cls = getattr(home, class_name, None)
+                # what is around several ControlNets loads each itself, and does not say what they lack
+                if isinstance(cls, type) and issubclass(cls, bases) and "from_pretrained" not in vars(cls):
+                    yield part, cls, library in libraries
+
+
+def _dtype(name):
+    """The type that most tensors of a model's safetensors files have; None without such files.
 
     diffusers would make float32 of them, which takes twice the bytes and is another model.
     """
@@ -171,7 +228,7 @@ def _dtype(folder):
     from safetensors import safe_open
 
     counts: Any = collections.Counter()
-    for path in folder.glob("*.safetensors"):
+    for path in _weights(name):
         with _as_errors(path), safe_open(path, "pt") as file:
             counts.update(file.get_slice(key).get_dtype() for key in file.keys())  # noqa: SIM118 - it is no dict
     names = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -179,11 +236,24 @@ def _dtype(folder):
     return found[0] if found else None
 
 
+def _weights(name):
+    """The safetensors files that a library loads of a directory or a name: no variants, nothing else beside them."""
+    for stem in ("diffusion_pytorch_model", "model"):
+        if index := _found(name, f"{stem}.safetensors.index.json"):
+            with _as_errors(index):
+                shards = sorted(set(json.loads(Path(index).read_text())["weight_map"].values()))
+            return [path for shard in shards if (path := _found(name, shard))]
+        if path := _found(name, f"{stem}.safetensors"):
+            return [path]
+    return []
+
+
 def _stock(path):
     """A file of stock tensorizer, put into the model that the config.json beside it describes."""
     if not path.is_file():
         raise NotAModel(path, "there is no such file", "Check the path.")
-    if not (path.parent / "config.json").is_file():
+    folder = path.parent
+    if not (folder / "config.json").is_file():
         raise NotAModel(
             path,
             "does not say which model it holds",
@@ -192,12 +262,18 @@ def _stock(path):
     with extra(path, "hf"):
         import diffusers
         import transformers  # noqa: F401
-    config = _config(path.parent)
+    config = _config(folder)
     if "_class_name" in config:
         cls = _class_of(diffusers, path, config["_class_name"])
-        return deserialise(path, skeleton=lambda: cls.from_config(config).eval(), device="cpu")
-    if not config.get("architectures"):
-        return _stock_by_type(path)
+        return deserialise(path, skeleton=lambda: cls.from_config(config).eval(), device="cpu"), []
+    model = _stock_by_class(path, config) if config.get("architectures") else _stock_by_type(path)
+    if (folder / _GENERATION).is_file() and model.can_generate():
+        with _as_errors(folder / _GENERATION):
+            model.generation_config = model.generation_config_class.from_pretrained(folder)
+    return model, _companions(folder)
+
+
+def _stock_by_class(path, config):
     cls = _architecture(path, config)
     with _as_errors(path):
         configured = cls.config_class.from_pretrained(path.parent)
@@ -225,7 +301,11 @@ def _stock_by_type(path):
 
 
 @contextlib.contextmanager
-def _as_errors(name: str | os.PathLike) -> Iterator[None]:
+def _as_errors(
+    name: str | os.PathLike,
+    problem: str = "cannot be loaded",
+    remedy: str = "Check the name, or fetch it again.",
+) -> Iterator[None]:
     """Turn whatever a library raises over a checkpoint into a sentence with its name."""
     try:
         yield
@@ -233,6 +313,4 @@ def _as_errors(name: str | os.PathLike) -> Iterator[None]:
         raise
     except Exception as error:  # of many types
         reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
-        raise CorruptFile(
-            name, f"cannot be loaded ({reason})", "Check the name, or fetch it again."
-        ) from error
+        raise CorruptFile(name, f"{problem} ({reason})", remedy) from error

@@ -1,0 +1,173 @@
+"""What the command line takes of a checkpoint: all of it, in its types, and nothing that its library made up."""
+
+import builtins
+import json
+import shutil
+import subprocess
+import sys
+
+import pipelines
+import pytest
+import torch
+import transformers
+from architectures import build
+from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
+from safetensors.torch import load_file, save_file
+from tensorizer import TensorSerializer
+from tokenizers import Tokenizer, models
+
+from helpers import deserialise
+from helpers.__main__ import main
+from helpers.checkpoint import open_checkpoint
+from helpers.errors import CorruptFile, UnsupportedModel
+from workbook.samples import tiny_stable_diffusion
+
+
+def without(file, count):
+    """Take some tensors out of a file of weights; their names."""
+    weights = load_file(file)
+    gone = sorted(weights)[:count]
+    save_file({key: weights[key] for key in weights if key not in gone}, file, {"format": "pt"})
+    return gone
+
+
+def refused(capsys, path, gone):
+    """Whether the command names all that is gone, and writes nothing."""
+    assert main(["serialise", str(path), str(path.parent / "m")]) == 1
+    said = capsys.readouterr()
+    assert said.out == "" and "lacks tensors of the model" in said.err
+    assert [name for name in gone if name not in said.err] == []
+    assert not (path.parent / "m").exists()
+    return True
+
+
+def test_a_pipeline_whose_parts_lack_tensors_is_refused_with_all_their_names(tmp_path, capsys):
+    tiny_stable_diffusion().save_pretrained(tmp_path / "c")
+    gone = [
+        f"text_encoder.{key}" for key in without(tmp_path / "c" / "text_encoder" / "model.safetensors", 2)
+    ]
+    for part in ("unet", "vae"):
+        file = tmp_path / "c" / part / "diffusion_pytorch_model.safetensors"
+        gone += [f"{part}.{key}" for key in without(file, 2)]
+    assert refused(capsys, tmp_path / "c", gone)
+
+
+def with_safety_checker():
+    pipeline = tiny_stable_diffusion()
+    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision = small | {"image_size": 16, "patch_size": 8, "projection_dim": 8}
+    config = transformers.CLIPConfig(text_config=small, vision_config=vision, projection_dim=8)
+    checker = StableDiffusionSafetyChecker(config).eval()
+    pipeline.register_modules(safety_checker=checker, feature_extractor=transformers.CLIPImageProcessor())
+    return pipeline
+
+
+def test_a_safety_checker_that_lacks_tensors_is_refused_too_and_a_whole_one_is_taken(tmp_path, capsys):
+    pipeline = with_safety_checker()
+    pipeline.save_pretrained(tmp_path / "c")
+    loaded, _ = open_checkpoint(tmp_path / "c")
+    assert type(loaded.safety_checker) is StableDiffusionSafetyChecker
+    assert "non-standard module" not in capsys.readouterr().err
+    gone = without(tmp_path / "c" / "safety_checker" / "model.safetensors", 2)
+    assert refused(capsys, tmp_path / "c", [f"safety_checker.{key}" for key in gone])
+
+
+def test_a_pipeline_with_a_model_in_its_own_directory_is_taken_in_its_type(tmp_path):
+    pipelines.PIPELINES["ddpm"]().save_pretrained(tmp_path / "c")
+    pipelines.build("UNet2DModel").bfloat16().save_pretrained(tmp_path / "c")
+    shutil.rmtree(tmp_path / "c" / "unet")
+    loaded, _ = open_checkpoint(tmp_path / "c")
+    assert loaded.unet.dtype == torch.bfloat16
+
+
+def test_a_diffusers_model_that_lacks_tensors_is_refused_with_all_their_names(tmp_path, capsys):
+    pipelines.build("UNet2DModel").save_pretrained(tmp_path / "c")
+    gone = without(tmp_path / "c" / "diffusion_pytorch_model.safetensors", 3)
+    assert refused(capsys, tmp_path / "c", gone)
+
+
+@pytest.mark.parametrize("shards", [{}, {"max_shard_size": "20KB"}])
+def test_variants_beside_the_weights_do_not_choose_the_type(tmp_path, shards):
+    model = pipelines.build("UNet2DModel")
+    model.save_pretrained(tmp_path / "c", **shards)
+    model.half()
+    for variant in ("fp16", "non_ema"):
+        model.save_pretrained(tmp_path / "c", variant=variant, **shards)
+    assert len(list((tmp_path / "c").glob("*.safetensors"))) >= 3 * (1 + len(shards))
+    assert open_checkpoint(tmp_path / "c")[0].dtype == torch.float32
+
+
+def test_a_diffusers_model_by_its_name_keeps_its_type(tmp_path):
+    """In the hub's own cache, since a test has no network."""
+    folder = tmp_path / "hub" / "models--someone--tiny"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text("0" * 40)
+    pipelines.build("UNet2DModel").bfloat16().save_pretrained(folder / "snapshots" / ("0" * 40))
+    command = [sys.executable, "-m", "helpers", "serialise", "someone/tiny", str(tmp_path / "m")]
+    where = {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path / "hub"), "PATH": ""}
+    done = subprocess.run(command, capture_output=True, text=True, env=where)
+    assert done.returncode == 0, done.stderr
+    assert deserialise(tmp_path / "m", device="cpu").dtype == torch.bfloat16
+
+
+def test_a_stock_file_brings_the_settings_of_generation_and_the_tokenizer_beside_it(tmp_path):
+    model = build("LlamaForCausalLM").eval()
+    model.generation_config.max_new_tokens = 7
+    model.save_pretrained(tmp_path / "c")
+    words = Tokenizer(models.WordLevel({"a": 0, "b": 1}, unk_token="a"))
+    transformers.PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(tmp_path / "c")
+    stock = TensorSerializer(str(tmp_path / "c" / "stock.tensors"))
+    stock.write_module(model)
+    stock.close()
+    assert main(["serialise", str(tmp_path / "c" / "stock.tensors"), str(tmp_path / "m")]) == 0
+    assert deserialise(tmp_path / "m", device="cpu").generation_config.max_new_tokens == 7
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path / "m")("b").input_ids == [1]
+
+
+@pytest.fixture
+def with_code(tmp_path, monkeypatch):
+    """A checkpoint with code of its own that leaves a file when it runs, and a reader who agrees to anything."""
+    build("LlamaForCausalLM").save_pretrained(tmp_path / "c")
+    (tmp_path / "c" / "own.py").write_text(f"open({str(tmp_path / 'has run')!r}, 'w').close()")
+    monkeypatch.setattr(builtins, "input", lambda *asked: "y")
+    return tmp_path / "c"
+
+
+def test_code_of_a_model_without_a_named_class_is_not_run(tmp_path, with_code):
+    more = {"model_type": "own", "auto_map": {"AutoConfig": "own.Config", "AutoModel": "own.Model"}}
+    config = json.loads((with_code / "config.json").read_text()) | more
+    del config["architectures"]
+    (with_code / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UnsupportedModel, match="brings the code of its class with it, which is not run"):
+        open_checkpoint(with_code)
+    assert not (tmp_path / "has run").exists()
+
+
+def test_code_of_a_processor_is_not_run(tmp_path, with_code):
+    (with_code / "processor_config.json").write_text('{"auto_map": {"AutoProcessor": "own.Processor"}}')
+    with pytest.raises(CorruptFile, match="has a tokenizer or a processor that cannot be loaded"):
+        open_checkpoint(with_code)
+    assert not (tmp_path / "has run").exists()
+
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [
+        ("BertModel", {"vocab.txt": "\n".join(WORDS)}),
+        (
+            "GPT2LMHeadModel",
+            {"vocab.json": '{"<|endoftext|>": 0, "a": 1, "b": 2, "ab": 3}', "merges.txt": "a b"},
+        ),
+    ],
+)
+def test_the_tokenizer_of_an_older_checkpoint_comes_along(tmp_path, name, files):
+    build(name).save_pretrained(tmp_path / "c")
+    for file, text in files.items():
+        (tmp_path / "c" / file).write_text(text)
+    expected = transformers.AutoTokenizer.from_pretrained(tmp_path / "c")("ab b").input_ids
+    assert main(["serialise", str(tmp_path / "c"), str(tmp_path / "m")]) == 0
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path / "m")("ab b").input_ids == expected
+    assert len(set(expected)) > 1
