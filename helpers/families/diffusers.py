@@ -46,7 +46,9 @@ def skeleton(opened: Opened, options: Options) -> Skeleton:
     Raises
     ------
     CorruptFile
-        The manifest names no model of the diffusers library, or config.json is unreadable.
+        The manifest names no model of the diffusers library, or config.json is unreadable or builds none.
+    UnsupportedModel
+        A package that it needs is not installed.
     """
     return library.skeleton(opened, options, _empty)
 

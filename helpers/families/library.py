@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers.errors import CorruptFile, UnsupportedModel, extra
-from helpers.modules.skeleton import Skeleton
+from helpers.modules.skeleton import Skeleton, buildable
 from helpers.options import Options
 from helpers.saved.opened import Opened
 
@@ -96,8 +96,11 @@ def base(class_name: str) -> Any:
 def skeleton(opened: Opened, options: Options, empty: Callable) -> Skeleton:
     """The empty model of a saved one, from ``empty(folder, label, class_name, settings)`` or the caller's function."""
     record, label = opened.record, opened.name()
+    if options.skeleton:
+        return Skeleton(options.skeleton, label)
     build = functools.partial(empty, opened.home, label, record.class_name, record.settings)
-    return Skeleton(options.skeleton or build, label)
+    remedy = "Restore it, save the model again, or install the versions that the manifest names."
+    return Skeleton(buildable(label, CorruptFile, remedy)(build), label)
 
 
 def refuse_quantised(model: Any, name: str) -> None:

@@ -1,6 +1,7 @@
 """The empty model of an architecture: built, filled with loaded tensors, rehearsed before a save."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -58,6 +59,45 @@ class Skeleton:
             self.model = model
             return True
         return False
+
+
+@contextlib.contextmanager
+def buildable(label: str, refusal: type[ModelError], remedy: str) -> Iterator[None]:
+    """Turn whatever a class raises over its configuration into a sentence; also a decorator of what builds it.
+
+    Parameters
+    ----------
+    label : str
+        Named in errors.
+    refusal : type
+        Of the error to raise.
+    remedy : str
+        What the reader can do next.
+
+    Raises
+    ------
+    refusal
+        The class does not build a model of this configuration.
+    UnsupportedModel
+        It needs a package that is not installed; its own message, which says how to install it, is kept.
+
+    Examples
+    --------
+    >>> with buildable("models/mine", ModelError, "Restore its configuration."):
+    ...     pass
+    """
+    try:
+        yield
+    except (ModelError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except ImportError as error:
+        said = " ".join(str(error).split())  # transformers writes paragraphs
+        raise UnsupportedModel(
+            label, f"cannot be built with what is installed here ({said})", "Install what is missing."
+        ) from error
+    except Exception as error:  # of many types
+        said = f"{type(error).__name__}: {error}"
+        raise refusal(label, f"cannot be built from its configuration ({said})", remedy) from error
 
 
 def fill(skeleton: Skeleton, weights: Any, options: Options) -> torch.nn.Module:
@@ -154,8 +194,9 @@ def capture_rehearsed(model: torch.nn.Module, name: str, build: Callable[[], Any
     Raises
     ------
     UnsupportedModel
-        The model is not what its configuration builds, or it cannot be captured.
+        Its configuration builds no model or another one, or it cannot be captured.
     """
+    build = buildable(name, UnsupportedModel, "Undo what was changed in its configuration.")(build)
     tensors, structure = capture(model, name, build)
     meta = {key: (kind, tensor.to("meta")) for key, (kind, tensor) in tensors.items()}
     try:
