@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from helpers.deserialise import deserialise
-from helpers.errors import CorruptFile, ModelError, NotAModel, SkeletonMismatch, UnsupportedModel, extra
+from helpers.errors import (
+    CorruptFile,
+    ModelError,
+    NotAModel,
+    SkeletonMismatch,
+    UnsupportedModel,
+    extra,
+    storage_errors,
+)
 
 _BESIDE = (  # files that say that a tokenizer or a processor is there
     "tokenizer_config.json",
@@ -59,18 +67,22 @@ def open_checkpoint(checkpoint: str | os.PathLike) -> tuple[Any, list[Any]]:
     UnsupportedModel
         It needs code of its own, or a class that the installed library does not have; or the library
         itself is not installed.
+    StorageError
+        The storage refuses.
 
     Examples
     --------
     >>> model, companions = open_checkpoint("models/llama")  # doctest: +SKIP
     """
     name = os.path.expanduser(os.fspath(checkpoint))
+    with storage_errors(name, "looking for the checkpoint"):
+        is_there = Path(name).exists()
     if name.endswith(".tensors"):
         return _stock(Path(name))
     with extra(name, "hf"):
         import diffusers  # noqa: F401
         import transformers  # noqa: F401
-    is_path = Path(name).exists() or os.path.isabs(name) or name.startswith(".")
+    is_path = is_there or os.path.isabs(name) or name.startswith(".")
     if is_path and not Path(name).is_dir():
         raise NotAModel(name, "there is no such directory", "Check the path.")
     if _found(name, _INDEX):

@@ -24,8 +24,10 @@ class Directory:
 
     def _folder(self) -> Path:
         """The directory; where an interrupted save has left only the previous model, that one."""
-        previous = previous_of(self.path)
-        return previous if previous.exists() and not self.path.exists() else self.path
+        with storage_errors(self.path, "looking for the model"):
+            if not self.path.exists() and (previous := previous_of(self.path)).exists():
+                return previous
+            return self.path
 
     def identity(self) -> bytes:
         """What tells this model from another one at this path: its manifest, with a hash of everything.

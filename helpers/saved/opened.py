@@ -114,6 +114,8 @@ def open_files(
     ------
     CorruptFile
         A file is missing or, with ``verify``, not what was saved; or a manifest cannot be true.
+    StorageError
+        The storage refuses.
     """
     home = folder / record.folder
     inside = store.under(record.folder) if store else None
@@ -124,15 +126,14 @@ def open_files(
     for name, digest in record.files.items():
         if name in record.weights or (manifests_only and Path(name).name != manifest.NAME):
             continue
-        if not (home / name).is_file():
-            raise CorruptFile(opened.name(name), "is missing", AGAIN)
-        if verify:
-            with storage_errors(opened.name(name), "reading the file"):
-                intact = hashes.of_file(home / name) == digest
-            if not intact:
+        with storage_errors(opened.name(name), "reading the file"):
+            if not (home / name).is_file():
+                raise CorruptFile(opened.name(name), "is missing", AGAIN)
+            if verify and hashes.of_file(home / name) != digest:
                 raise CorruptFile(opened.name(name), "is not what was saved", AGAIN)
-    if not (store or manifests_only or (home / manifest.TENSORS).is_file()):
-        raise CorruptFile(opened.name(manifest.TENSORS), "is missing", AGAIN)
+    with storage_errors(opened.name(manifest.TENSORS), "looking for the file"):
+        if not (store or manifests_only or (home / manifest.TENSORS).is_file()):
+            raise CorruptFile(opened.name(manifest.TENSORS), "is missing", AGAIN)
     for name in record.children:
         below = opened.name(name)
         with storage_errors(f"{below}/{manifest.NAME}", "reading the manifest"):

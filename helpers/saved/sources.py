@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
 
-from helpers.errors import CorruptFile, ModelError, StorageError
+from helpers.errors import CorruptFile, ModelError, StorageError, storage_errors
 from helpers.format import manifest
 from helpers.options import Options
 from helpers.saved.fetched import Fetched
@@ -50,7 +50,8 @@ def open_source(
     Raises
     ------
     StorageError
-        The address is malformed or of an unknown kind, or what is asked for is not done with a remote one.
+        The address is malformed or of an unknown kind, or what is asked for is not done with a remote one; or the
+        storage refuses.
     """
     check_scheme(source)
     if is_remote(source):
@@ -58,9 +59,10 @@ def open_source(
         fetching = None if options.device is None else ahead.find(str(source), cache)  # to load, not to look
         return plain if fetching is None else Fetched(plain, fetching, options)
     path = Path(source).expanduser()
-    if path.name == manifest.TENSORS and (path.parent / manifest.NAME).is_file():
-        path = path.parent  # the file alone says less than the directory that it belongs to
-    return BareFile(path) if path.is_file() else Directory(path, options, manifests_only)
+    with storage_errors(path, "looking for the model"):
+        if path.name == manifest.TENSORS and (path.parent / manifest.NAME).is_file():
+            path = path.parent  # the file alone says less than the directory that it belongs to
+        return BareFile(path) if path.is_file() else Directory(path, options, manifests_only)
 
 
 def check_scheme(source: str | os.PathLike) -> None:

@@ -1,5 +1,6 @@
 """Bad input ends in an error that names the path and the remedy, before anything is allocated."""
 
+import importlib.util
 import json
 import os
 import shutil
@@ -8,12 +9,22 @@ import sys
 from pathlib import Path
 
 import architectures
+import pipelines
 import pytest
 import torch
 from torch import nn
 
-from helpers import deserialise, serialise
-from helpers.errors import CorruptFile, ModelError, NotAModel, SkeletonMismatch, StorageError
+from helpers import deserialise, inspect, serialise, verify
+from helpers.checkpoint import open_checkpoint
+from helpers.errors import (
+    CorruptFile,
+    ModelError,
+    NotAModel,
+    SkeletonMismatch,
+    StorageError,
+    UnsupportedModel,
+)
+from helpers.modules.skeleton import buildable
 
 
 def build():
@@ -309,6 +320,46 @@ def test_a_damaged_configuration(tmp_path):
     fails(CorruptFile, tmp_path / "m", "config.json: is missing", skeleton=None)
 
 
+@pytest.mark.parametrize(
+    ("kind", "name", "old", "reason"),
+    [
+        (architectures, "LlamaForCausalLM", "silu", "KeyError: 'Nope'"),
+        (pipelines, "UNet2DModel", "DownBlock2D", "ValueError: Nope does not exist"),
+    ],
+)
+def test_a_configuration_that_its_class_cannot_build(tmp_path, kind, name, old, reason):
+    serialise(kind.build(name), tmp_path / "m")
+    path = tmp_path / "m" / "config.json"
+    path.write_text(path.read_text().replace(f'"{old}"', '"Nope"'))
+    fails(CorruptFile, tmp_path / "m", rf"m: cannot be built .*\({reason}", skeleton=None)
+    with pytest.raises(ZeroDivisionError):  # of the caller's own function
+        deserialise(tmp_path / "m", skeleton=lambda: 1 / 0)
+
+
+def test_a_model_that_its_configuration_no_longer_builds_is_refused_when_it_is_saved(tmp_path):
+    language, drawing = architectures.build("LlamaForCausalLM"), pipelines.build("UNet2DModel")
+    language.config.hidden_act = "Nope"
+    drawing.register_to_config(down_block_types=("Nope", "AttnDownBlock2D"))
+    for model in (language, drawing):
+        with pytest.raises(UnsupportedModel, match=rf"{type(model).__name__}: cannot be built .*Nope"):
+            serialise(model, tmp_path / "m")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(importlib.util.find_spec("natten") is not None, reason="natten is installed")
+def test_a_package_that_a_class_needs_besides_is_named(tmp_path):
+    serialise(architectures.build("LlamaForCausalLM"), tmp_path / "m")
+    edit(tmp_path / "m", class_name="transformers.DinatModel", settings={})
+    (tmp_path / "m" / "config.json").write_text('{"model_type": "dinat"}')
+    fails(UnsupportedModel, tmp_path / "m", "DinatModel requires the natten .*pip install", skeleton=None)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError, torch.OutOfMemoryError])
+def test_what_no_configuration_is_to_blame_for_passes(error):
+    with pytest.raises(error), buildable("m", CorruptFile, "Restore it."):
+        raise error
+
+
 def test_a_destination_that_exists_is_kept(saved):
     before = (saved / "model.tensors").read_bytes()
     with pytest.raises(StorageError, match="exists already.*overwrite=True") as caught:
@@ -419,6 +470,44 @@ except StorageError as error:
     assert "Permission denied. Check the permissions" in done.stdout, done
 
 
+@pytest.mark.parametrize("look", [deserialise, inspect, verify, open_checkpoint])
+@pytest.mark.parametrize("ending", ["", ".tensors"])
+def test_a_path_that_cannot_be_looked_at_is_said(tmp_path, look, ending):
+    path = tmp_path / ("m" * 5000 + ending)
+    with pytest.raises(StorageError, match="failed: File name too long. Check that") as caught:
+        look(path)
+    assert caught.value.path == str(path)
+
+
+def test_a_file_of_a_manifest_that_cannot_be_looked_at_is_said(saved):
+    edit(saved, files={"x" * 5000: "0" * 64})
+    fails(StorageError, saved, "File name too long")
+
+
+def test_a_directory_that_may_not_be_looked_into_is_a_sentence_on_the_command_line(tmp_path):
+    (tmp_path / "closed" / "m").mkdir(parents=True)
+    (tmp_path / "closed").chmod(0)
+    code = f"""
+import os
+import helpers.checkpoint, helpers.inspect, helpers.serialise, helpers.verify
+from helpers.__main__ import main
+if os.geteuid() == 0:
+    os.setuid(65534)  # root may look everywhere
+path = {str(tmp_path / "closed" / "m")!r}
+print([main(["inspect", path]), main(["verify", path]), main(["serialise", path, path + "2"])])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    (tmp_path / "closed").chmod(0o700)
+    assert done.stdout == "[1, 1, 1]\n", done
+    assert done.stderr.count("closed/m: looking for the ") == 3, done
+    assert done.stderr.count("Permission denied. Check the permissions of this path.") == 3
+
+
+def test_a_model_is_found_from_within(saved, monkeypatch):
+    monkeypatch.chdir(saved)
+    assert verify(".").tensors == 7
+
+
 def test_errors_survive_pickling_between_processes():
     import pickle
 
@@ -463,7 +552,6 @@ def test_a_parameter_of_integers_that_is_not_frozen_is_refused(tmp_path):
 
 
 def test_a_bare_file_whose_record_is_damaged_is_refused_by_inspect(saved, tmp_path):
-    from helpers import inspect
     from helpers.format import layout
 
     raw = bytearray((saved / "model.tensors").read_bytes())
