@@ -18,7 +18,7 @@ _EXAMPLES = """examples:
   python -m helpers verify --json s3://bucket/llama
   python -m helpers record models/llama       # while an image is built
 
-exit status: 0 done, 1 it could not be done (one sentence on stderr says why), 2 a wrong call
+exit status: 0 done, 1 it could not be done (one sentence on stderr says why, unless a pipe was closed), 2 a wrong call
 """
 
 
@@ -156,7 +156,12 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    print(json.dumps(found) if given.json else said)
+    try:
+        print(json.dumps(found) if given.json else said)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more as it ends
+        return 1
     return 0
 
 

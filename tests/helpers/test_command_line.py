@@ -1,6 +1,7 @@
 """`python -m helpers`: checkpoints of every kind become saved models, and a shell learns what happened."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -300,3 +301,15 @@ def test_help_has_examples(capsys):
         main(["--help"])
     assert caught.value.code == 0
     assert "python -m helpers serialise" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])  # less than a buffer holds, and more
+def test_a_reader_that_has_seen_enough_ends_it_quietly(tmp_path, options):
+    many = torch.nn.ParameterList([torch.zeros(1) for _ in range(200)])
+    serialise(many, tmp_path / "m", progress=False)
+    reading, writing = os.pipe()
+    os.close(reading)  # as `head -1` does in the end
+    command = [sys.executable, "-m", "helpers", "inspect", str(tmp_path / "m"), *options]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert done.returncode == 1 and done.stderr == ""
