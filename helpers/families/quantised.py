@@ -15,7 +15,8 @@ import torch
 
 from helpers.errors import CorruptFile, ModelError, UnsupportedModel, extra
 from helpers.families import Parts, diffusers, library, torch_module, transformers
-from helpers.format.layout import stored_name
+from helpers.format.layout import Entry, stored_name
+from helpers.modules.problems import problem_with
 from helpers.modules.reach import reached
 from helpers.modules.skeleton import Skeleton
 from helpers.modules.structure import slots, value
@@ -42,7 +43,8 @@ def save(model: Any, folder: Path, trusted: Any) -> Parts:
     Raises
     ------
     UnsupportedModel
-        A weight is of a kind that torchao does not take apart, or the family refuses the rest.
+        A weight is of a kind that torchao does not take apart, the model holds what cannot be copied (a lock), or the
+        family refuses the rest.
     """
     names = {}  # of each quantised weight, by its id: the first is where it is stored
     for name, *place in slots(model):
@@ -79,7 +81,7 @@ def skeleton(opened: Opened, options: Options) -> Skeleton:
     Raises
     ------
     CorruptFile
-        The manifest does not say which family that is.
+        The manifest does not say which family that is, or names what it does not hold.
     ModelError
         ``dtype`` is asked for.
     """
@@ -104,7 +106,7 @@ def finish(opened: Opened, skeleton: Skeleton, weights: Any, children: dict, opt
     """
     said = opened.record.settings["quantised"]
     together = _Together(weights, said, f"{opened.label}/model.json")
-    model = _beneath(opened).finish(opened, skeleton, together, children, options)
+    model = _INSIDE[said["family"]].finish(opened, skeleton, together, children, options)
     if said["family"] in _QUANTISERS and getattr(model.config, "quantization_config", None) is not None:
         with library.readable(opened.name("config.json")):
             _mark(model, said["family"])
@@ -151,17 +153,36 @@ def _beneath(opened: Opened) -> ModuleType:
     said: Any = opened.record.settings.get("quantised")
     kinds = {"family": str, "tensors": dict, "ties": dict, "frozen": list}
     good = isinstance(said, dict) and {key: type(held) for key, held in said.items()} == kinds
-    if not good or said["family"] not in _INSIDE:
-        raise CorruptFile(
-            f"{opened.label}/model.json", "does not say what was quantised", "Save the model again."
-        )
+    good = good and said["family"] in _INSIDE
+    problem = _problem_with(said, opened.record) if good else "does not say what was quantised"
+    if problem:
+        raise CorruptFile(f"{opened.label}/model.json", problem, "Save the model again.")
     return _INSIDE[said["family"]]
+
+
+def _problem_with(said, record):
+    """What is wrong with the names in a description, and with a structure that is to go with it, or None."""
+    tensors, structure = said["tensors"], record.structure
+    for name in (*said["ties"].values(), *said["frozen"]):
+        if not isinstance(name, str) or name not in tensors:
+            return f"names {name!r}, which it does not say to be quantised"
+    inner = {key.removeprefix(".") for name, one in tensors.items() for key in _inner(name, one)}
+    entries = [entry for entry in record.entries if entry.name not in inner]
+    entries += [Entry(name, "parameter", "uint8", (), 0) for name in tensors]
+    return problem_with(structure | {"aliases": structure["aliases"] | said["ties"]}, entries)
 
 
 def _without(model, quantised):
     """The same model over the same memory, the slots of its quantised weights empty."""
     shared = {id(part): part for part in reached(model) if isinstance(part, torch.Tensor)}
-    twin = copy.deepcopy(model, {key: None if key in quantised else part for key, part in shared.items()})
+    try:
+        twin = copy.deepcopy(model, {key: None if key in quantised else part for key, part in shared.items()})
+    except Exception as error:  # of many types, from whatever has no copy; it names the class
+        raise UnsupportedModel(
+            f"{type(model).__module__}.{type(model).__qualname__}",
+            f"is quantised and holds what cannot be copied, as its save needs it ({error})",
+            "Take that off the model for the save, and put it back afterwards.",
+        ) from error
     for part in twin.modules():
         vars(part).pop("extra_repr", None)  # torchao's, for printing: it holds the module that it came from
     if getattr(twin, "hf_quantizer", None) is not None:
@@ -223,7 +244,7 @@ def _inner(name, described):
     """The names of the inner tensors, such as "net._weight_qdata"; none where the description is none."""
     try:
         return [_prefix(name) + inner for inner in json.loads(described)["_tensor_data_names"]]
-    except (TypeError, KeyError, ValueError):
+    except (TypeError, KeyError, ValueError, RecursionError):
         return []
 
 

@@ -1,5 +1,8 @@
 """Weights that torchao quantised are stored as their inner tensors, mapped, and equal to the bit."""
 
+import json
+import threading
+
 import architectures
 import diffusers
 import pipelines
@@ -251,3 +254,57 @@ def test_what_is_damaged_is_refused_in_a_sentence(tmp_path, old, new):
     with pytest.raises((CorruptFile, SkeletonMismatch)) as caught:
         deserialise(tmp_path / "m", skeleton=network)
     assert str(tmp_path / "m") in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("ties", {"2.weight": "nothing"}),
+        ("ties", {"2.weight": "3.weight"}),  # is there, but was not quantised
+        ("ties", {"2.weight": ["0.weight"]}),
+        ("ties", {"3.weight": "0.weight"}),  # has data of its own
+        ("frozen", ["nothing"]),
+        ("frozen", [["0.weight"]]),
+        ("tensors", {"0.weight": "[" * 100_000}),
+    ],
+    ids=lambda part: str(part)[:40],
+)
+def test_what_a_description_says_and_cannot_be_true_is_refused_in_a_sentence(tmp_path, key, value):
+    model = network()
+    quantization.quantize_(model, KINDS["int8"]())
+    serialise(model, tmp_path / "m")
+    path = tmp_path / "m" / "model.json"
+    manifest = json.loads(path.read_text())
+    manifest["settings"]["quantised"][key] = value
+    path.write_text(json.dumps(manifest))
+    for only in (None, lambda name: name.startswith("0.")):
+        with pytest.raises(CorruptFile, match=r"m/model\.json: "):
+            deserialise(tmp_path / "m", skeleton=network, only=only)
+
+
+@pytest.mark.parametrize("key", ["grad_buffers", "aliases", "shared"])
+def test_a_structure_that_names_a_part_of_a_quantised_weight_is_refused(tmp_path, key):
+    model = network()
+    quantization.quantize_(model, KINDS["int8"]())
+    serialise(model, tmp_path / "m")
+    path = tmp_path / "m" / "model.json"
+    manifest = json.loads(path.read_text())
+    part = "0._weight_qdata"
+    manifest["structure"][key] = [part] if key == "grad_buffers" else {"2.bias again": part}
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(CorruptFile, match=r"m/model\.json: "):
+        deserialise(tmp_path / "m", skeleton=network)
+
+
+@pytest.mark.parametrize(
+    ("held", "said"), [(threading.Lock(), r"_thread\.lock"), ((n for n in "ab"), "generator")]
+)
+def test_what_has_no_copy_is_refused_by_its_class(tmp_path, held, said):
+    model = network()
+    quantization.quantize_(model, KINDS["int8"]())
+    model[0].held = held
+    with pytest.raises(UnsupportedModel, match=rf"Sequential: is quantised and holds .*{said}"):
+        serialise(model, tmp_path / "m")
+    assert not (tmp_path / "m").exists()
+    del model[0].held
+    serialise(model, tmp_path / "m")
