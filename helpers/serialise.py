@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from helpers import families
-from helpers.errors import StorageError, UnsupportedModel
+from helpers.errors import StorageError
 from helpers.format import hashes, manifest
 from helpers.modules import structure
 from helpers.saved.publish import publication
@@ -206,8 +206,8 @@ def serialise_model(model: "torch.nn.Module", save_path: str | os.PathLike) -> b
     -------
     bool
         True if the file is whole and on the disk. Errors are logged, False is returned and
-        whatever was there before is unharmed. A tensor that the module has not registered is an
-        error: no reader of such a file would find it.
+        whatever was there before is unharmed. Tensors that the module has not registered are not in
+        the file, since no reader of it would find them: a warning in the log names them.
 
     Examples
     --------
@@ -230,13 +230,11 @@ def serialise_model(model: "torch.nn.Module", save_path: str | os.PathLike) -> b
 
 def _registered(model, path):
     """The tensors that a file without a structure has to hold, and nothing that only a structure would bring back."""
-    held, found = structure.capture(model, path)
-    if lost := [name for name in found["attributes"] if name not in found["aliases"]]:
-        raise UnsupportedModel(
-            path,
-            f"has no place for tensors that are not registered: {', '.join(lost)}",
-            "Register them as buffers, or save with serialise().",
-        )
+    captured, found = structure.capture(model, path)
+    if left := [name for name in found["attributes"] if name not in found["aliases"]]:
+        said = "%s leaves out tensors that are not registered: %s. A load gets what the constructor makes of them; %s"
+        logger.warning(said, path, ", ".join(left), "register them as buffers, or save with serialise().")
+    held = {name: part for name, part in captured.items() if part[0] != "attribute"}
     for name, owner, key, kind in structure.slots(model):
         if name in found["shared"]:
             held[name] = (kind, structure.value(owner, key, kind))
