@@ -9,7 +9,7 @@ from typing import Any
 
 from helpers import errors
 from helpers.cold_start import cold_start
-from helpers.storage import recording
+from helpers.storage import is_remote, recording
 
 _EXAMPLES = """examples:
   python -m helpers serialise checkpoints/llama models/llama
@@ -57,7 +57,7 @@ def record(source: str) -> tuple[str, int]:
     except (errors.SkeletonMismatch, errors.UnsupportedModel, errors.EncryptionError) as error:
         remedy = "Start your service once with cold_start: its first start records by itself."
         raise errors.ModelError(
-            source, f"cannot be loaded by this command: {error.problem}", remedy
+            _label(source), f"cannot be loaded by this command: {error.problem}", remedy
         ) from error
     found = recording.files(path, recording.header(), recording.roots())
     if found is None:
@@ -65,6 +65,15 @@ def record(source: str) -> tuple[str, int]:
             path, "the recording was not kept", "Set XDG_CACHE_HOME to another directory."
         )
     return path, len(found)
+
+
+def _label(source):
+    """What a source is called in messages: an address without its secrets."""
+    if not is_remote(source):
+        return source
+    from helpers.storage.address import open_store  # here, so that what it imports is a part of a recording
+
+    return open_store(source).label
 
 
 def _serialise(given):
@@ -92,9 +101,9 @@ def _verify(given):
 
 
 def _record(given):
-    path, count = record(given.source)
-    said = f"{count} files are read ahead from now on at a start of {given.source}: {path}"
-    return {"source": given.source, "path": path, "files": count}, said
+    (path, count), label = record(given.source), _label(given.source)
+    said = f"{count} files are read ahead from now on at a start of {label}: {path}"
+    return {"source": label, "path": path, "files": count}, said
 
 
 def _parser():

@@ -13,6 +13,7 @@ import torch
 import transformers
 from architectures import build
 from equality import assert_same_module
+from faulty import serving
 from tensorizer import TensorSerializer
 
 from helpers import deserialise, inspect, serialise
@@ -313,3 +314,31 @@ def test_a_reader_that_has_seen_enough_ends_it_quietly(tmp_path, options):
     done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True)
     os.close(writing)
     assert done.returncode == 1 and done.stderr == ""
+
+
+RECORD = """
+import sys
+from helpers.__main__ import main
+plain, own = sys.argv[1:]
+assert [main(["record", *given]) for given in ([plain], ["--json", plain], [own])] == [0, 0, 1]
+"""
+
+
+def test_a_recording_says_no_secret_of_an_address_and_an_error_is_one_sentence(tmp_path):
+    from sklearn.preprocessing import StandardScaler
+
+    serialise(StandardScaler().fit([[1.0], [2.0]]), tmp_path / "www" / "plain", progress=False)
+    serialise(torch.nn.Linear(3, 2), tmp_path / "www" / "own", progress=False)  # needs skeleton=
+    with serving(tmp_path / "www") as server:
+        host = server.url.removeprefix("http://")
+        sources = [f"http://user:geheim@{host}/{name}?signature=geheim" for name in ("plain", "own")]
+        environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+        command = [sys.executable, "-c", RECORD, *sources]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "geheim" not in done.stdout + done.stderr
+    sentence, found = done.stdout.splitlines()
+    assert f"at a start of {server.url}/plain: " in sentence
+    assert json.loads(found)["source"] == f"{server.url}/plain"
+    assert done.stderr.startswith(f"{server.url}/own: cannot be loaded by this command")
+    assert done.stderr.count("\n") == 1
