@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from helpers.errors import CorruptFile, StorageError, storage_errors
+from helpers.errors import CorruptFile, ModelError, StorageError, storage_errors
 from helpers.format import manifest
 from helpers.options import Options
 from helpers.saved.local import index_of
@@ -38,7 +38,7 @@ class Fetched:
         self._is_asked = False
 
     def identity(self) -> bytes:
-        """What tells this model from another one; asked a second time, something was wrong with the first.
+        """What tells this model from another one; asked again, the store has the word, unless the caller erred.
 
         Raises
         ------
@@ -71,6 +71,9 @@ class Fetched:
                 yield self._opened(self.fetching, identity, stack)
         except (Failed, CorruptFile, StorageError):
             raise Changed from None  # so that it is opened again, the plain way
+        except ModelError:  # the caller's own: what came is good, and the store need not be there any more
+            self._is_asked = False
+            raise
 
     def _opened(self, fetching: Fetching, identity: bytes, stack: contextlib.ExitStack) -> Opened:
         if isinstance(self.plain, Cached):

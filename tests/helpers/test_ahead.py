@@ -18,8 +18,8 @@ from faulty import serving
 from torch import nn
 
 from helpers import deserialise, serialise, verify
-from helpers.errors import EncryptionError, NotAModel, SkeletonMismatch, StorageError
-from helpers.storage import ahead, fetcher
+from helpers.errors import EncryptionError, ModelError, NotAModel, SkeletonMismatch, StorageError
+from helpers.storage import ahead, atomic, fetcher
 from workbook.samples import tiny_stable_diffusion
 from workbook.samples.servers import nginx, web_server, weed
 
@@ -71,7 +71,7 @@ def children():
 def quiet(caplog):
     """Fails the test if a load fell back to fetching by itself."""
     yield
-    assert "was not fetched ahead" not in caplog.text
+    assert "was not fetched ahead" not in "".join(r.getMessage() for r in caplog.get_records("call"))
 
 
 @pytest.mark.usefixtures("quiet")
@@ -312,9 +312,23 @@ class TestWhatFails:
             assert_same_module(build(1), load(f"{server.url}/m"))
         assert "was not fetched ahead" in caplog.text
 
-    def test_an_error_of_the_caller_is_not_hidden(self, server):
-        with begun(f"{server.url}/m"), pytest.raises(SkeletonMismatch):
-            load(f"{server.url}/m", skeleton=lambda: nn.Linear(1, 1))
+    @pytest.mark.usefixtures("quiet")
+    @pytest.mark.parametrize(("path", "cached"), [("m", False), ("m", True), ("m/model.tensors", False)])
+    def test_an_error_of_the_caller_is_not_hidden_and_the_store_not_asked(
+        self, server, tmp_path, path, cached
+    ):
+        def full():
+            raise torch.OutOfMemoryError("no room")
+
+        source, cache = f"{server.url}/{path}", tmp_path / "cache" if cached else None
+        with begun(source, cache) as fetching:
+            fetching.wait("" if cached or path != "m" else "model.tensors")
+            count = len(server.seen)
+            with pytest.raises(SkeletonMismatch):
+                load(source, cache=cache, skeleton=lambda: nn.Linear(1, 1))
+            with pytest.raises(ModelError, match="does not fit on cpu"):
+                load(source, cache=cache, skeleton=full)
+            assert len(server.seen) == count
 
     def test_a_system_that_starts_no_process(self, server, caplog, monkeypatch):
         monkeypatch.setattr(sys, "executable", "/absent/python")
@@ -445,7 +459,6 @@ class TestS3:
     def bucket(self, store):
         return f"s3://{store.bucket}"
 
-    @pytest.mark.usefixtures("quiet")
     def test_it_equals_what_was_saved_and_this_process_imports_no_boto3(self, bucket, tmp_path):
         serialise(build(), f"{bucket}/m")
         code = """
@@ -464,6 +477,7 @@ print(model[0].weight.sum().item(), "boto3" in sys.modules)
             command = [sys.executable, "-c", code, f"{bucket}/m", cache]
             done = subprocess.run(command, capture_output=True, text=True)
             assert done.stdout == f"{build()[0].weight.sum().item()} False\n", done.stderr
+            assert "was not fetched ahead" not in done.stderr
 
     def test_missing_credentials_are_said(self, bucket, monkeypatch, tmp_path):
         for name in [name for name in os.environ if name.startswith("AWS_")]:
