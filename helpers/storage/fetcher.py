@@ -11,6 +11,7 @@ import json
 import mmap
 import os
 import select
+import shutil
 import socket
 import tempfile
 import threading
@@ -29,7 +30,7 @@ from helpers.storage.page_cache import pull, within
 from helpers.storage.saved_files import small_files, weights
 
 _SHARE = 0.75  # of the memory that is available; the rest is for the process that loads
-_GRACE = 1.5  # seconds to remove an unfinished copy
+_GRACE = 1.0  # seconds for an unfinished copy to be removed by who makes it
 
 
 class _Line:
@@ -37,6 +38,7 @@ class _Line:
 
     def __init__(self):
         self.socket = socket.socket(fileno=0)
+        self.unfinished: Path | None = None  # the copy that is being made
 
     def found(self, identity, files, wanted):
         """Say what is there; wanted: the descriptors of the weights by path."""
@@ -64,7 +66,7 @@ def main(source: str, cache: str | None, parent: int) -> None:
         The process that started this one, by its own word: asked for here, it could be gone already.
     """
     line, stopping = _Line(), threading.Event()
-    threading.Thread(target=_watch, args=(line.socket, parent, cache, stopping), daemon=True).start()
+    threading.Thread(target=_watch, args=(line, parent, stopping), daemon=True).start()
     try:
         store = open_store(source)
         if cache is not None:
@@ -78,18 +80,27 @@ def main(source: str, cache: str | None, parent: int) -> None:
             line.say(failed=_words(error))
 
 
-def _watch(line, parent, cache, stopping):
+def _watch(line, parent, stopping):
     """End this process once the other one has ended, or closed the connection."""
     while os.getppid() == parent:  # a process that it forked off may hold the connection open
         try:
-            if select.select([line], [], [], 1)[0] and not line.recv(1):
+            if select.select([line.socket], [], [], 1)[0] and not line.socket.recv(1):
                 break
         except ConnectionError:  # closed before everything was read
             break
     stopping.set()
-    if cache is not None:
+    if line.unfinished is not None:
         time.sleep(_GRACE)
+        _remove(line.unfinished)  # still there: those who write to it wait for a store that says nothing
     os._exit(1)
+
+
+def _remove(copy):
+    """Remove an unfinished copy, renamed first: what has got its final name in this instant stays whole."""
+    unwanted = f"{copy}-unwanted"
+    with contextlib.suppress(OSError):  # it is finished, or gone
+        os.rename(copy, unwanted)
+        shutil.rmtree(unwanted, ignore_errors=True)
 
 
 def _words(error):
@@ -137,6 +148,7 @@ def _into_cache(line, store, place, stopping):
         is_there = _content(path / manifest.NAME) == text
         if not is_there:
             with atomic.directory(path, overwrite=True, strangers=lambda _: ()) as folder:
+                line.unfinished = folder
                 _fill(folder, store, text, record, stopping)
     line.say(done="", is_one_version=True)
     if is_there:

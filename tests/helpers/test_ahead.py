@@ -359,12 +359,36 @@ class TestWhatIsLeft:
         assert time.monotonic() - caught.value.args[0] < 1
         assert children() == []
 
-    def test_an_unfinished_copy_is_removed_at_the_end_of_the_block(self, server, tmp_path):
-        server.always = "crawl"
+    @pytest.mark.parametrize("fault", ["crawl", "hang"])
+    def test_an_unfinished_copy_is_removed_at_the_end_of_the_block(self, server, tmp_path, fault):
+        server.always = fault
+        copies = (tmp_path / "cache").glob
         with begun(f"{server.url}/m", tmp_path / "cache") as fetching:
-            wait_until(lambda: list((tmp_path / "cache").glob(".m-*.partial-*")))
+            wait_until(lambda: sum(path.endswith(".tensors") for path, _ in server.seen) == 2)
+            assert list(copies(".m-*.partial-*/model.tensors"))
         assert not is_running(fetching._pid)
-        assert list((tmp_path / "cache").glob(".m-*.partial-*")) == []
+        assert list(copies(".m-*.partial-*")) == []
+
+    def test_a_copy_that_is_finished_at_the_last_moment_stays(self, tmp_path):
+        with atomic.directory(tmp_path / "copy", overwrite=True, strangers=lambda _: ()) as folder:
+            (folder / "model.tensors").write_text("whole")
+        fetcher._remove(folder)
+        assert (tmp_path / "copy" / "model.tensors").read_text() == "whole"
+
+    def test_a_copy_that_is_half_removed_never_gets_its_name(self, tmp_path, monkeypatch):
+        def begin_to_remove(path, **_):
+            os.unlink(Path(path) / "model.tensors")
+
+        def fill():
+            with atomic.directory(tmp_path / "copy", overwrite=True, strangers=lambda _: ()) as folder:
+                for name in ("model.json", "model.tensors"):
+                    (folder / name).write_text("whole")
+                monkeypatch.setattr(fetcher.shutil, "rmtree", begin_to_remove)
+                fetcher._remove(folder)
+
+        with pytest.raises(StorageError, match="writing the model failed"):
+            fill()
+        assert not (tmp_path / "copy").exists()
 
     @pytest.mark.parametrize("cached", [False, True])
     def test_a_killed_parent_takes_it_along(self, server, tmp_path, cached):

@@ -23,7 +23,7 @@ class Faulty:
     def __init__(self, root):
         self.root, self.faults, self.seen, self.headers = Path(root), [], [], []
         self.etags, self.ranges, self.always, self.on_request = True, True, None, lambda path: None
-        self.lock = threading.Lock()
+        self.lock, self.ended = threading.Lock(), threading.Event()
 
     def next_fault(self, path):
         with self.lock:
@@ -45,6 +45,7 @@ def serving(root):
     try:
         yield state
     finally:
+        state.ended.set()
         server.shutdown()
         server.server_close()
         thread.join()
@@ -112,5 +113,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 for byte in content[:40]:
                     self.wfile.write(bytes([byte]))
                     time.sleep(0.1)
+            elif fault == "hang":  # after the headers
+                self.state.ended.wait(20)
             else:
                 self.wfile.write(content)
