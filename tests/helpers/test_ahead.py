@@ -518,3 +518,33 @@ def test_the_reason_is_logged_once(server, caplog):
         os.kill(fetching._pid, signal.SIGKILL)
         load(f"{server.url}/m")
     assert caplog.text.count("was not fetched ahead") == 1
+
+
+START = """
+import sys
+from helpers import cold_start
+source, cache, target = sys.argv[1], sys.argv[2] or None, sys.argv[3]
+with cold_start(source, cache=cache):
+    from torch import nn
+    from helpers import deserialise, serialise
+    from helpers.storage import ahead
+    build = lambda: nn.Sequential(nn.Linear(200, 300), nn.BatchNorm1d(300), nn.Linear(300, 100))
+    model = deserialise(source, skeleton=build, device="cpu", cache=cache)
+    is_begun = ahead.find(source, cache) is not None
+serialise(model, target)
+print(is_begun, ahead.find(source, cache))
+"""
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_start_with_cold_start_loads_what_was_fetched_ahead(server, tmp_path, cached):
+    cache, target = str(tmp_path / "cache") if cached else "", tmp_path / "target"
+    command = [sys.executable, "-c", START, f"{server.url}/m", cache, target]
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "home")}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.stdout == "True None\n", done.stderr
+    assert "was not fetched ahead" not in done.stderr
+    assert_same_module(build(), load(target))
+    weights = [wanted for path, wanted in server.seen if path.endswith(".tensors")]
+    assert len(weights) == len(set(weights)), "fetched once"
+    assert len(list((tmp_path / "cache").glob("*/model.tensors"))) == cached
