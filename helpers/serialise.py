@@ -105,7 +105,8 @@ def serialise(
     UnsupportedModel
         The model holds something that cannot be saved exactly; every such part is named.
     StorageError
-        The destination exists, or the storage refuses (no space, no permission).
+        The destination exists, or the base of the adapters is there, or the storage refuses (no space, no
+        permission).
     EncryptionError
         The key is malformed, or libsodium is missing.
 
@@ -119,7 +120,7 @@ def serialise(
     start = time.perf_counter()
     found = families.of(model)  # refuse before anything is made
     cipher = keys.to_write(encryption)
-    saving = _Saving(tuple(trusted), keys.kind_of(encryption), cipher, progress)
+    saving = _Saving(destination, tuple(trusted), keys.kind_of(encryption), cipher, progress)
     with publication(destination, overwrite) as (folder, inside):
         record, count, size = _save(model, found, folder, saving, inside, companions)
     needs_skeleton = families.needs_skeleton(record.family, record.settings)
@@ -136,6 +137,7 @@ def serialise(
 class _Saving(NamedTuple):
     """What holds for a model and for those inside it alike."""
 
+    destination: str | os.PathLike
     trusted: tuple
     encryption: str  # what the manifest calls the key
     cipher: Any  # tensorizer's parameters, made once: a passphrase costs 0.6 s
@@ -147,6 +149,7 @@ def _save(model, found, folder, saving, inside="", companions=()):
     family, module = found
     with phase("describe the model"):
         parts = module.save(model, folder, saving.trusted)
+        _check_outside(parts.outside, saving.destination)
         _save_companions(companions, folder)
     count = size = 0
     for name, child in parts.children.items():
@@ -258,6 +261,19 @@ def _save_companions(companions, folder):
             else:
                 path.replace(target)
         shutil.rmtree(aside)
+
+
+def _check_outside(places, destination):
+    """Refuse to replace what the model refers to."""
+    final = Path(os.path.realpath(Path(destination).expanduser()))
+    for place in places:
+        real = Path(os.path.realpath(place))
+        if final in (real, *real.parents):
+            raise StorageError(
+                final,
+                f"cannot be replaced by a model that refers to what is saved in {real}",
+                "Choose another destination, and leave the one that it refers to where it is.",
+            )
 
 
 def _check_space(folder, held):

@@ -11,7 +11,8 @@ A family is a module with four functions, some with a fifth:
 - ``elsewhere(opened, options)``, if it has it: saved models outside of this one that are loaded as if
   they were inside, by name, opened.
 
-`library`, `implementations`, `base_model`, `peft_layers` and `skops_arrays` are no families: they serve some.
+`library`, `implementations`, `base_model`, `base_settings`, `peft_layers` and `skops_arrays` are no families: they
+serve some.
 """
 
 import importlib
@@ -49,6 +50,8 @@ class Parts(NamedTuple):
         JSON-able; what the family needs besides.
     children : dict of str to object
         Models inside this one, each saved into a subdirectory of its own.
+    outside : tuple of str
+        Directories that the saved model refers to, so that it cannot take their place.
     """
 
     class_name: str
@@ -57,6 +60,7 @@ class Parts(NamedTuple):
     structure: dict
     settings: dict
     children: dict
+    outside: tuple = ()
 
 
 def of(model: object) -> tuple[str, ModuleType]:

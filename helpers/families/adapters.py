@@ -10,7 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from helpers.errors import CorruptFile, SkeletonMismatch, UnsupportedModel, extra
-from helpers.families import Parts, base_model, by_name, diffusers, library, peft_layers, transformers
+from helpers.families import (
+    Parts,
+    base_model,
+    base_settings,
+    by_name,
+    diffusers,
+    library,
+    peft_layers,
+    transformers,
+)
 from helpers.format.selection import Part, select
 from helpers.modules.problems import problem_with
 from helpers.modules.skeleton import Skeleton, capture_rehearsed, fill
@@ -43,15 +52,21 @@ def save(model: Any, folder: Path, trusted: Any) -> Parts:
     Raises
     ------
     UnsupportedModel
-        The base is no saved model, or no longer what was saved; or the adapters are in a state that
-        their configurations do not build again (merged, scaled by hand).
+        The base is no saved model, or no longer what was saved; or the adapters are of a kind that is
+        not supported, or in a state that their configurations do not build again (merged, scaled by hand).
     """
     base = _base_of(model)
     name = f"peft.{type(model).__name__}" if model is not base else f"{library.name_of(type(model))}"
-    opened = base_model.saved(base, name)
     configs, states = dict(model.peft_config), peft_layers.states(model)
     for number, config in enumerate(configs.values()):
+        if reason := peft_layers.refusal(config):
+            raise UnsupportedModel(
+                name,
+                f"has adapters that {reason}, which is not supported",
+                "Keep them in PEFT's own format, by save_pretrained() of the model, beside the saved base.",
+            )
         config.save_pretrained(folder / peft_layers.folder_of(number))
+    opened = base_model.saved(base, name)
     settings = {
         "wrapper": "" if model is base else type(model).__name__,
         "adapters": list(configs),
@@ -60,7 +75,7 @@ def save(model: Any, folder: Path, trusted: Any) -> Parts:
     }
     build = functools.cache(lambda: peft_layers.put_on(_empty(opened), settings, configs))
     tensors, structure = capture_rehearsed(model, name, build)
-    again = peft_layers.states(build())
+    again = peft_layers.states(built := build())
     if differing := [place for place, state in states.items() if state != again.get(place)]:
         raise UnsupportedModel(
             name,
@@ -69,9 +84,12 @@ def save(model: Any, folder: Path, trusted: Any) -> Parts:
         )
     names = _of_the_base(tensors, opened, _prefix(model, base), name)
     (folder / base_model.NAME).write_text(json.dumps(base_model.reference(opened, folder), indent=1) + "\n")
+    transformers.write_generation(base, folder)
     own = {key: held for key, held in tensors.items() if key not in names}
     settings |= {"names": names, "structure": structure}
-    return Parts(name, ("peft", *opened.record.versions.keys() - {"python"}), own, blank(), settings, {})
+    settings["base"] = base_settings.changes(base, _base_of(built), name)
+    libraries = ("peft", *opened.record.versions.keys() - {"python"})
+    return Parts(name, libraries, own, blank(), settings, {}, outside=(opened.label,))
 
 
 def elsewhere(opened: Opened, options: Options) -> dict[str, Opened]:
@@ -96,7 +114,7 @@ def skeleton(opened: Opened, options: Options) -> None:
 
 
 def finish(opened: Opened, skeleton: None, weights: Any, children: dict, options: Options) -> Any:
-    """Put empty adapters on the base, and their tensors into them.
+    """Put empty adapters on the base, and their tensors into them; set in the base what was set anew.
 
     Raises
     ------
@@ -118,7 +136,10 @@ def finish(opened: Opened, skeleton: None, weights: Any, children: dict, options
         with library.readable(label):
             return peft_layers.put_on(base, settings, configs)
 
-    return fill(Skeleton(functools.cache(build), label), whole, options)
+    model = fill(Skeleton(functools.cache(build), label), whole, options)
+    base_settings.set_again(base, opened, options)
+    transformers.read_generation(base, opened)
+    return model
 
 
 class _Whole:

@@ -15,7 +15,7 @@ _FIELDS = {  # what every machine has; others, such as flash attention, are chos
 
 def read(model: Any) -> dict:
     """The implementations of each part of a model, by the name of its module and of its configuration."""
-    return {place: [getattr(c, field, None) for field in _FIELDS] for place, c in _of_model(model)}
+    return {place: [getattr(c, field, None) for field in _FIELDS] for place, c in configurations(model)}
 
 
 def set_before(config: Any, saved: dict) -> None:
@@ -26,11 +26,12 @@ def set_before(config: Any, saved: dict) -> None:
 
 def set_after(model: Any, saved: dict) -> None:
     """Set it in the copies too that parts of the model have made for themselves."""
-    for place, part in _of_model(model):
+    for place, part in configurations(model):
         _set(part, saved.get(place))
 
 
-def _of_model(model) -> Iterator:
+def configurations(model: Any) -> Iterator[tuple[str, Any]]:
+    """Each configuration that a part of a model has, with its place: the names of its module and of itself."""
     seen = set()
     for name, module in model.named_modules():
         yield from _of_config(vars(module).get("config"), f"{name}:", seen)

@@ -24,11 +24,26 @@ def read_config(opened: Opened, number: int) -> Any:
     import peft
 
     folder = folder_of(number)
-    fields = library.read_json(opened.home, opened.name(), f"{folder}/adapter_config.json")
-    if fields.get("megatron_config"):  # names a module that PEFT would import
-        raise CorruptFile(opened.name(folder), "asks for Megatron, which is not supported", "Save it anew.")
+    library.read_json(opened.home, opened.name(), f"{folder}/adapter_config.json")
     with library.readable(opened.name(folder)):
-        return peft.PeftConfig.from_pretrained(str(opened.home / folder))
+        config = peft.PeftConfig.from_pretrained(str(opened.home / folder))
+    if reason := refusal(config):
+        raise CorruptFile(
+            opened.name(folder), f"asks for adapters that {reason}, which is not supported", "Save it anew."
+        )
+    return config
+
+
+def refusal(config: Any) -> str:
+    """What adapters of a PEFT configuration do that is not supported; "" if nothing."""
+    kind = getattr(config.peft_type, "value", config.peft_type)
+    if config.is_prompt_learning:
+        return f"learn a prompt instead of layers in the base ({kind})"
+    if kind == "XLORA" or getattr(config, "shadow_model", "mirror") != "mirror":
+        return f"take in other models by paths or names of their own ({kind})"
+    if getattr(config, "megatron_config", None):
+        return "are made by Megatron, whose module PEFT imports by a name"
+    return ""
 
 
 def put_on(base: Any, settings: dict, configs: dict) -> Any:

@@ -6,7 +6,7 @@ import torch
 from equality import assert_same_module, assert_same_tensor
 
 from helpers import deserialise, inspect, serialise, verify
-from helpers.errors import CorruptFile, NotAModel, SkeletonMismatch, UnsupportedModel
+from helpers.errors import CorruptFile, NotAModel, SkeletonMismatch, StorageError, UnsupportedModel
 
 peft = pytest.importorskip("peft")
 TOKENS = torch.arange(2, 10)[None]
@@ -135,10 +135,105 @@ def test_an_unet_with_adapters_comes_back(tmp_path):
     unet = diffusers.UNet2DConditionModel(sample_size=8, attention_head_dim=2, **small, **blocks).eval()
     serialise(unet, tmp_path / "unet")
     unet = deserialise(tmp_path / "unet")
+    unet.register_to_config(sample_size=16)
     unet.add_adapter(peft.LoraConfig(r=2, target_modules=["to_q", "to_v"]), "style")
     shaken(unet)
     serialise(unet, tmp_path / "style")
-    assert_same_module(unet, deserialise(tmp_path / "style"))
+    loaded = deserialise(tmp_path / "style")
+    assert_same_module(unet, loaded)
+    assert loaded.config.sample_size == unet.config.sample_size == 16
+
+
+def test_what_was_set_in_the_base_since_it_was_loaded_comes_back(base, tmp_path):
+    base.set_attn_implementation("eager")
+    base.config.update({"use_cache": False, "pad_token_id": 5, "dtype": torch.bfloat16})
+    base.generation_config.temperature = 0.3
+    loaded = assert_comes_back(peft.get_peft_model(base, lora()), tmp_path / "voice")
+    assert loaded.config == base.config and loaded.generation_config == base.generation_config
+    assert loaded.config.use_cache is False and loaded.config._attn_implementation == "eager"
+
+
+def test_the_implementation_of_experts_that_was_set_in_the_base_comes_back(tmp_path):
+    serialise(architectures.build("MixtralForCausalLM"), tmp_path / "base")
+    base = deserialise(tmp_path / "base")
+    base.set_experts_implementation("batched_mm")
+    serialise(peft.get_peft_model(base, lora()), tmp_path / "voice")
+    assert deserialise(tmp_path / "voice").config._experts_implementation == "batched_mm"
+
+
+def test_what_peft_itself_sets_in_the_base_is_no_change(base, tmp_path):
+    base.config.pretraining_tp = 2
+    serialise(base, tmp_path / "base")
+    model = peft.get_peft_model(deserialise(tmp_path / "base"), lora())
+    loaded = assert_comes_back(model, tmp_path / "voice")
+    assert loaded.config.pretraining_tp == model.config.pretraining_tp == 1
+    assert '"changed": {}' in (tmp_path / "voice" / "model.json").read_text()
+
+
+def test_a_setting_that_json_does_not_keep_is_refused_by_its_name(base, tmp_path):
+    base.config.id2label = {0: "no", 1: "yes"}
+    with pytest.raises(
+        UnsupportedModel, match=r"to what JSON does not keep: id2label = .*Save the base with"
+    ):
+        serialise(peft.get_peft_model(base, lora()), tmp_path / "voice")
+
+
+def test_a_manifest_sets_nothing_of_the_librarys_own_in_the_base(base, tmp_path):
+    base.config.use_cache = False
+    serialise(peft.get_peft_model(base, lora()), tmp_path / "voice")
+    path = tmp_path / "voice" / "model.json"
+    path.write_text(path.read_text().replace('"use_cache": false', '"_attn_implementation_internal": "evil"'))
+    assert deserialise(tmp_path / "voice").config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize("loaded_from", ["base", "link"])
+@pytest.mark.parametrize("destination", ["base", "link"])
+def test_adapters_do_not_take_the_place_of_their_base(base, tmp_path, loaded_from, destination):
+    serialise(base, tmp_path / "base")
+    (tmp_path / "link").symlink_to("base")
+    model = peft.get_peft_model(deserialise(tmp_path / loaded_from), lora())
+    with pytest.raises(StorageError, match=f"{tmp_path}/base: cannot be replaced by a model that refers to"):
+        serialise(model, tmp_path / destination, overwrite=True)
+    assert_same_module(base, deserialise(tmp_path / "base", verify=True))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "link"]
+
+
+def test_a_pipeline_does_not_take_the_place_of_the_base_of_its_adapters(tmp_path):
+    from workbook.samples import tiny_stable_diffusion
+
+    serialise(tiny_stable_diffusion(), tmp_path / "pipeline")
+    pipeline = deserialise(tmp_path / "pipeline")
+    pipeline.unet.add_adapter(peft.LoraConfig(r=2, target_modules=["to_q"]), "style")
+    with pytest.raises(StorageError, match=r"/pipeline: cannot be replaced .* saved in .*/pipeline/unet\."):
+        serialise(pipeline, tmp_path / "pipeline", overwrite=True)
+    assert verify(tmp_path / "pipeline")
+    serialise(pipeline, tmp_path / "style")
+    assert_same_module(pipeline.unet, deserialise(tmp_path / "style").unet)
+
+
+@pytest.mark.parametrize("kind", ["PromptTuningConfig", "PrefixTuningConfig", "PromptEncoderConfig"])
+def test_what_learns_a_prompt_is_refused_and_nothing_is_written(base, tmp_path, kind):
+    config = getattr(peft, kind)(task_type="CAUSAL_LM", num_virtual_tokens=4)
+    with pytest.raises(UnsupportedModel, match=r"has adapters that learn a prompt .*save_pretrained\(\)"):
+        serialise(peft.get_peft_model(base, config), tmp_path / "voice")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "why"),
+    [
+        ("PromptTuningConfig", {"num_virtual_tokens": 4}, r"learn a prompt .*\(PROMPT_TUNING\)"),
+        ("XLoraConfig", {"hidden_size": 32, "adapters": {"a": "x/y"}}, r"take in other models .*\(XLORA\)"),
+        ("ShadowConfig", {"shadow_model": "x/y"}, r"take in other models .*\(SHADOW\)"),
+    ],
+)
+def test_a_configuration_that_would_bring_in_more_is_refused(base, tmp_path, kind, settings, why):
+    if not hasattr(peft, kind):
+        pytest.skip(f"the installed PEFT has no {kind}")
+    serialise(peft.get_peft_model(base, lora()), tmp_path / "voice")
+    getattr(peft, kind)(task_type="CAUSAL_LM", **settings).save_pretrained(tmp_path / "voice" / "adapter-0")
+    with pytest.raises(CorruptFile, match=f"{tmp_path}/voice/adapter-0: asks for adapters that {why}"):
+        deserialise(tmp_path / "voice")
 
 
 def test_a_base_and_its_adapters_can_move_together(base, saved, tmp_path):
@@ -229,6 +324,7 @@ def test_reading_ahead_brings_the_base_too(base, saved, tmp_path):
         ("model.json", '"wrapper": "PeftModelForCausalLM"', '"wrapper": "LoraConfig"'),
         ("model.json", '"active": [', '"active": ["nobody", '),
         ("model.json", '"q_proj.base_layer.weight": "', '"q_proj.base_layer.weight": "no.'),
+        ("model.json", '"changed": {', '"changes": {'),
         ("adapter-0/adapter_config.json", '"LORA"', '"NONE"'),
         ("adapter-0/adapter_config.json", '"megatron_config": null', '"megatron_config": {"a": 1}'),
     ],
