@@ -59,13 +59,7 @@ def save(model: Any, folder: Path, trusted: Any) -> Parts:
     name = f"peft.{type(model).__name__}" if model is not base else f"{library.name_of(type(model))}"
     configs, states = dict(model.peft_config), peft_layers.states(model)
     for number, config in enumerate(configs.values()):
-        if reason := peft_layers.refusal(config):
-            raise UnsupportedModel(
-                name,
-                f"has adapters that {reason}, which is not supported",
-                "Keep them in PEFT's own format, by save_pretrained() of the model, beside the saved base.",
-            )
-        config.save_pretrained(folder / peft_layers.folder_of(number))
+        peft_layers.write_config(config, folder, number, name)
     opened = base_model.saved(base, name)
     settings = {
         "wrapper": "" if model is base else type(model).__name__,

@@ -1,9 +1,10 @@
 """The layers that PEFT puts into a model: configured, put on empty, looked at."""
 
 import copy
+from pathlib import Path
 from typing import Any
 
-from helpers.errors import CorruptFile
+from helpers.errors import CorruptFile, UnsupportedModel
 from helpers.families import library
 from helpers.saved.opened import Opened
 
@@ -11,6 +12,32 @@ from helpers.saved.opened import Opened
 def folder_of(number: int) -> str:
     """Where an adapter's configuration is: an adapter may have a name that no file can have."""
     return f"adapter-{number}"
+
+
+def write_config(config: Any, folder: Path, number: int, name: str) -> None:
+    """Write the configuration of an adapter.
+
+    Raises
+    ------
+    UnsupportedModel
+        The adapter is of a kind that is not supported, or PEFT does not read its configuration again, so that
+        the saved model could not be loaded.
+    """
+    import peft
+
+    remedy = (
+        "Keep the adapters in PEFT's own format, by save_pretrained() of the model, beside the saved base."
+    )
+    if reason := refusal(config):
+        raise UnsupportedModel(name, f"has adapters that {reason}, which is not supported", remedy)
+    place = folder / folder_of(number)
+    config.save_pretrained(place)
+    try:
+        peft.PeftConfig.from_pretrained(str(place))
+    except Exception as error:  # of many types, as the checks of each kind of adapter say it
+        remedy = "Make the adapter with settings that its configuration can be read back from."
+        said = f"has an adapter whose configuration PEFT writes and does not read again ({error})"
+        raise UnsupportedModel(name, said, remedy) from error
 
 
 def read_config(opened: Opened, number: int) -> Any:

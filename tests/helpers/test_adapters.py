@@ -219,6 +219,13 @@ def test_what_learns_a_prompt_is_refused_and_nothing_is_written(base, tmp_path, 
     assert not list(tmp_path.iterdir())
 
 
+def test_a_configuration_that_peft_does_not_read_again_is_refused_while_saving(base, tmp_path):
+    model = peft.get_peft_model(base, peft.IA3Config(target_modules=["q_proj"]))
+    with pytest.raises(UnsupportedModel, match="PEFT writes and does not read again"):
+        serialise(model, tmp_path / "voice")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("kind", "settings", "why"),
     [
