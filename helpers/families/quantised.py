@@ -168,7 +168,8 @@ def _problem_with(said, record):
             return f"names {name!r}, which it does not say to be quantised"
     inner = {key.removeprefix(".") for name, one in tensors.items() for key in _inner(name, one)}
     entries = [entry for entry in record.entries if entry.name not in inner]
-    entries += [Entry(name, "parameter", "uint8", (), 0) for name in tensors]
+    # of integers, which cannot have a gradient; no parameters, which would have to be frozen
+    entries += [Entry(name, "buffer", "uint8", (), 0) for name in tensors]
     return problem_with(structure | {"aliases": structure["aliases"] | said["ties"]}, entries)
 
 
