@@ -200,8 +200,10 @@ def _pipeline(name):
     ready, missing = {}, []
     for part, cls, may_be_given in _models(name):
         folder = os.path.join(name, part)
-        folder = folder if os.path.isdir(folder) else name  # as diffusers looks for it
-        model, lacking = _loaded(cls, folder, dtype=_dtype(folder))
+        if os.path.isdir(folder):
+            model, lacking = _loaded(cls, folder, dtype=types.get(part))
+        else:  # as diffusers looks for it
+            model, lacking = _loaded(cls, name, dtype=_dtype(name))
         missing += [f"{part}.{key}" for key in lacking]
         if may_be_given:
             ready[part] = model

@@ -100,10 +100,8 @@ def usable(source: str) -> str | None:
         return own
     folder, name = os.path.split(own)
     try:
-        whole = [
-            entry for entry in os.scandir(folder) if entry.name.endswith(_SUFFIX)
-        ]  # no writer's partial file
-        beside = [entry for entry in whole if entry.name.startswith(name[:9])]
+        found = [each for each in os.scandir(folder) if each.name.startswith(name[:9])]
+        beside = [each for each in found if each.name.endswith(_SUFFIX)]  # no writer's partial file
         return max(beside, key=lambda entry: entry.stat().st_mtime).path
     except (OSError, ValueError):  # there is none
         return None

@@ -37,15 +37,21 @@ def inside(keeper):
     return keeper.table if isinstance(keeper, hidden.Plain) else keeper()
 
 
+def there_and_back(build, path, **options):
+    """A module that was saved and loaded, and equals what it was."""
+    saved = build()
+    serialise(saved, path)
+    loaded = deserialise(path, skeleton=build, **options)
+    assert_same_module(saved, loaded)
+    return loaded
+
+
 @pytest.mark.parametrize("mapped", [True, False])
 @pytest.mark.parametrize("reads", [True, False])
 @pytest.mark.parametrize("keep", [hidden.Plain, functools.partial(functools.partial, torch.add), closure])
 def test_an_object_holds_the_loaded_tensor_as_the_module_does(tmp_path, keep, reads, mapped):
     build = functools.partial(Held, keep, reads)
-    saved = build()
-    serialise(saved, tmp_path / "m")
-    loaded = deserialise(tmp_path / "m", skeleton=build, mapped=mapped)
-    assert_same_module(saved, loaded)
+    loaded = there_and_back(build, tmp_path / "m", mapped=mapped)
     assert inside(loaded.kept[0]) is loaded.weight
     assert inside(loaded.kept[1]) is loaded.shift
 
@@ -57,10 +63,7 @@ def test_an_object_holds_a_loaded_tensor_that_is_not_registered(tmp_path):
         module.kept = hidden.Plain(module.table)
         return module
 
-    saved = build()
-    serialise(saved, tmp_path / "m")
-    loaded = deserialise(tmp_path / "m", skeleton=build)
-    assert_same_module(saved, loaded)
+    loaded = there_and_back(build, tmp_path / "m")
     assert loaded.kept.table is loaded.table
 
 
@@ -70,10 +73,7 @@ def test_an_object_holds_a_parameter_that_is_a_buffer_too(tmp_path):
         module.kept = hidden.Plain(module.weight)
         return module
 
-    saved = build()
-    serialise(saved, tmp_path / "m")
-    loaded = deserialise(tmp_path / "m", skeleton=build)
-    assert_same_module(saved, loaded)
+    loaded = there_and_back(build, tmp_path / "m")
     assert loaded.kept.table is loaded.weight is loaded.part.weight
 
 
@@ -92,10 +92,7 @@ def test_an_object_that_holds_a_tied_weight_holds_it_after_loading(tmp_path):
         module.listed = [module[1].weight]
         return module
 
-    saved = build()
-    serialise(saved, tmp_path / "m")
-    loaded = deserialise(tmp_path / "m", skeleton=build)
-    assert_same_module(saved, loaded)
+    loaded = there_and_back(build, tmp_path / "m")
     assert loaded.kept.table is loaded[0].weight is loaded[1].weight is loaded.listed[0]
 
 
