@@ -1,0 +1,82 @@
+"""A checkpoint as its own library writes it: the model in it, and what belongs beside the model.
+
+Hugging Face directories and names (transformers, diffusers, whole pipelines), and files of stock tensorizer.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from helpers.checkpoint import files, pipeline, stock
+from helpers.errors import NotAModel, extra, storage_errors
+
+
+def open_checkpoint(checkpoint: str | os.PathLike) -> tuple[Any, list[Any]]:
+    """Load a checkpoint with its own library, in the types that its files have, on the CPU.
+
+    Parameters
+    ----------
+    checkpoint : str or path-like
+        A directory that ``save_pretrained`` wrote (``~`` is expanded), in one file of weights or in shards; a
+        name on the Hugging Face hub; or a ``.tensors`` file of stock tensorizer with its config.json beside it, from
+        whose directory the settings of generation and the tokenizer are taken too.
+
+    Returns
+    -------
+    model : transformers.PreTrainedModel, diffusers.ModelMixin or diffusers.DiffusionPipeline
+        In eval mode. Weights in safetensors files are mapped, not copied, as the library does it.
+    companions : list
+        The tokenizer or the processor, for ``serialise(model, …, companions=companions)``.
+
+    Raises
+    ------
+    NotAModel
+        There is no checkpoint.
+    CorruptFile
+        Tensors of the model, or of a part of the pipeline, are missing in it (all of them are named), or it or its
+        tokenizer cannot be read.
+    SkeletonMismatch
+        The configuration beside a ``.tensors`` file is of another model, or does not name its class.
+    UnsupportedModel
+        It needs code of its own, or a class that the installed library does not have; or the library
+        itself is not installed.
+    StorageError
+        The storage refuses.
+
+    Examples
+    --------
+    >>> model, companions = open_checkpoint("models/llama")  # doctest: +SKIP
+    """
+    name = os.path.expanduser(os.fspath(checkpoint))
+    with storage_errors(name, "looking for the checkpoint"):
+        is_there = Path(name).exists()
+    if name.endswith(".tensors"):
+        return stock.load(Path(name))
+    with extra(name, "hf"):
+        import diffusers  # noqa: F401
+        import transformers  # noqa: F401
+    is_path = is_there or os.path.isabs(name) or name.startswith(".")
+    if is_path and not Path(name).is_dir():
+        raise NotAModel(name, "there is no such directory", "Check the path.")
+    if files.found(name, pipeline.INDEX):
+        return pipeline.load(name), []
+    config = files.config_of(name)
+    if "_class_name" in config:
+        return _diffusers(name, config["_class_name"]), []
+    return _transformers(name, config)
+
+
+def _transformers(name, config):
+    cls = files.architecture(name, config)
+    model, missing = files.loaded(cls, name, dtype="auto", trust_remote_code=False)
+    files.refuse(name, missing)
+    return model, files.companions_of(name)
+
+
+def _diffusers(name, class_name):
+    import diffusers
+
+    cls = files.class_of(diffusers, name, class_name)
+    model, missing = files.loaded(cls, name, dtype=files.dtype_of(name))
+    files.refuse(name, missing)
+    return model
