@@ -9,12 +9,13 @@ import os
 import torch
 from torch import nn
 
-from helpers.errors import SkeletonMismatch
+from helpers.modules.comparison import compare
+from helpers.modules.containers import exchange
 from helpers.modules.elsewhere import given_over
 from helpers.modules.parameters import parameter_like
 from helpers.modules.reach import places, reached
-from helpers.modules.structure import OWN, attributes, blank, modes, slots, value
-from helpers.modules.views import lay_out, same_bytes
+from helpers.modules.structure import attributes, slots, value
+from helpers.modules.views import lay_out
 
 
 def restore(skeleton: nn.Module, tensors: dict, structure: dict, source: str | os.PathLike) -> list:
@@ -47,7 +48,7 @@ def restore(skeleton: nn.Module, tensors: dict, structure: dict, source: str | o
     laid = lay_out(tensors, structure)
     first = {name: name for name in laid} | structure["aliases"]  # what is tied takes its first name's tensor
     _make_room(modules, structure["transient"], first)
-    _compare(skeleton, modules, tensors, laid, structure, source)
+    compare(skeleton, modules, tensors, laid, structure, source)
     none, transient, other, frozen, unregistered = (
         set(structure[key]) for key in ("none", "transient", "other_mode", "frozen", "attributes")
     )
@@ -95,13 +96,13 @@ def restore(skeleton: nn.Module, tensors: dict, structure: dict, source: str | o
             modules[prefix].__dict__[key] = tensor
     for name, module in modules.items():
         module.training = structure["training"] != (name in other)
-    _exchange(modules, fresh, replaced)
+    exchange(modules, fresh, replaced)
     parts = reached(skeleton)
     if in_place := given_over(skeleton, parts, replaced, source):
         for _, owner, key, kind in slots(skeleton):
             if found := in_place.get(id(value(owner, key, kind))):
                 _put(owner, key, kind, found[1])
-        _exchange(modules, {}, in_place)
+        exchange(modules, {}, in_place)
     return parts
 
 
@@ -134,123 +135,6 @@ def _make_room(modules, transient, first):
         prefix, _, key = name.rpartition(".")
         if name in first and prefix in modules and key and not hasattr(modules[prefix], key):
             modules[prefix].register_buffer(key, None, persistent=False)
-
-
-def _exchange(modules, fresh, replaced):
-    """In the attributes of modules and in the containers there, the skeleton's tensors for the loaded ones."""
-    seen = set()
-    for name, module in modules.items():
-        held = {key: part for key, part in vars(module).items() if key not in OWN}
-        module.__dict__.update(_swapped(held, f"{name}." if name else "", fresh, replaced, seen))
-
-
-def _swapped(place, prefix, fresh, replaced, seen):
-    """What a container holds, by key, with the skeleton's tensors exchanged for the loaded ones."""
-    new = {}
-    for key, held in place.items() if isinstance(place, dict) else enumerate(place):
-        name = f"{prefix}{key}"
-        if isinstance(held, torch.Tensor) and name in fresh:
-            replaced[id(held)] = (held, fresh[name])
-        elif type(held) in (list, tuple, dict) and id(held) not in seen:
-            seen.add(id(held))  # it may hold itself
-            inner = _swapped(held, f"{name}.", fresh, replaced, seen)
-            if type(held) is tuple:
-                replaced[id(held)] = (held, tuple(inner.values()))
-            elif type(held) is dict:
-                held.update(inner)
-            else:
-                held[:] = inner.values()
-        new[key] = replaced.get(id(held), (None, held))[1]
-    return new
-
-
-def _compare(skeleton, modules, tensors, laid, structure, source):
-    lacking, different, owners = [], [], {}
-    known = {*laid, *structure["aliases"], *structure["none"]}
-    there = {name for name in structure["attributes"] if name.rpartition(".")[0] in modules}
-    if there != {*structure["attributes"]}:  # some are in containers
-        there.update(name for name, *_ in attributes(skeleton))
-    for name, owner, key, kind in slots(skeleton):
-        old = value(owner, key, kind)
-        there.add(name)
-        if name not in known:
-            left = structure["transient"], structure.get("omitted", ())
-            if old is not None and old.numel() and not any(name in names for names in left):
-                lacking.append(name)
-            continue
-        first = None if name in structure["none"] else structure["aliases"].get(name, name)
-        if owners.setdefault((id(owner), key), first) != first:
-            different.append(
-                f"{name} (the skeleton shares it with {owners[id(owner), key]}, the file does not)"
-            )
-        if old is None or first not in laid:
-            continue
-        stored = tensors[name][0] if name in tensors else kind
-        shape = laid[first].shape
-        if stored not in (kind, "state_dict"):
-            different.append(f"{name} (a {stored} in the file, a {kind} in the skeleton)")
-        elif nn.parameter.is_lazy(old):
-            different.append(f"{name} (lazy in the skeleton: run it once on an example first)")
-        elif old.shape != shape:
-            different.append(f"{name} ({list(shape)} in the file, {list(old.shape)} in the skeleton)")
-    excess = sorted(known - there)
-    parts = [("the skeleton lacks", excess), ("the file lacks", lacking), ("they differ in", different)]
-    found = "; ".join(f"{what} {', '.join(names)}" for what, names in parts if names)
-    if found:
-        raise SkeletonMismatch(
-            source,
-            f"the empty model and the file do not agree: {found}",
-            "Build the skeleton with the class and the settings of the saved model.",
-        )
-
-
-def structure_of(skeleton: nn.Module, tensors: dict, source: str | os.PathLike) -> dict:
-    """A structure for a file that has no manifest: what the skeleton says, where the file is silent.
-
-    Ties, frozen parameters, persistence and modes are the skeleton's. A stock file stores a tied
-    tensor once for each name; that is accepted if the copies are equal.
-
-    Parameters
-    ----------
-    skeleton : torch.nn.Module
-    tensors : dict of str to (str, torch.Tensor)
-        All that the file holds. Surplus copies of tied tensors are removed from it.
-    source : str or path-like
-        Named in errors.
-
-    Returns
-    -------
-    dict
-
-    Raises
-    ------
-    SkeletonMismatch
-        If the file holds different values under names that the skeleton ties.
-    """
-    structure = blank()
-    groups, unequal = {}, []
-    for name, owner, key, kind in slots(skeleton):
-        old = value(owner, key, kind)
-        if kind == "buffer" and key in owner._non_persistent_buffers_set:
-            structure["transient"].append(name)
-        if old is not None:
-            groups.setdefault(id(old), (old, []))[1].append(name)
-    for old, names in groups.values():
-        stored = [name for name in names if name in tensors]
-        for name in stored[1:]:
-            if not same_bytes(tensors[name][1], tensors[stored[0]][1]):
-                unequal.append(f"{name} and {stored[0]}")
-            del tensors[name]
-        if stored:
-            structure["aliases"] |= {name: stored[0] for name in names if name != stored[0]}
-            structure["grad_buffers" if old.requires_grad else "frozen"].append(stored[0])
-    if unequal:
-        raise SkeletonMismatch(
-            source,
-            f"the skeleton ties what the file holds with different values: {', '.join(unequal)}",
-            "Build the skeleton without these ties.",
-        )
-    return structure | modes(skeleton)
 
 
 def without_data(module: nn.Module, parts: list | None = None) -> list[str]:

@@ -9,7 +9,8 @@ from torch.overrides import TorchFunctionMode
 
 from helpers.errors import ModelError, SkeletonMismatch, UnsupportedModel
 from helpers.modules.reach import reached
-from helpers.modules.restore import restore, structure_of, without_data
+from helpers.modules.restore import restore, without_data
+from helpers.modules.stock import structure_of
 from helpers.modules.structure import capture, slots
 from helpers.modules.twins import parameters_on_meta
 from helpers.options import Options
