@@ -563,7 +563,11 @@ def test_what_the_readme_says_of_the_recorded_run_holds_in_every_round():
             assert min(report.gains(recorded, state, f"{name} + cold_start", plain)) > 0
         assert min(report.gains(recorded, state, "helpers mapped", "guide's snippet")) > 0
         assert report.break_even(recorded, state) is None
-        for rival in ("safetensors load_file", "torch.load mmap", "flashpack"):  # no gain that all rounds agree on
+        for rival in (
+            "safetensors load_file",
+            "torch.load mmap",
+            "flashpack",
+        ):  # no gain that all rounds agree on
             assert min(report.gains(recorded, state, "helpers + cold_start", f"{rival} + cold_start")) <= 0
         middles = report.frame(recorded, state).filter(like="+ cold_start", axis="index")["first token after"]
         assert len(middles) == 5
