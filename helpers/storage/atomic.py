@@ -6,6 +6,7 @@ the old model or the new one, also after a crash, a full disk or a pulled plug.
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import glob
 import os
@@ -17,6 +18,7 @@ from pathlib import Path
 from helpers.errors import StorageError, storage_errors
 
 _PARTIAL = ".partial-"
+_INSIDE = "Save to a directory inside it."
 
 
 @contextlib.contextmanager
@@ -41,7 +43,8 @@ def directory(destination: str | os.PathLike, *, overwrite: bool, strangers: Cal
     Raises
     ------
     StorageError
-        The destination exists (without overwrite, or with foreign files), or the storage refuses.
+        The destination exists (without overwrite, or with foreign files) or is a mount point, or the
+        storage refuses.
 
     Examples
     --------
@@ -127,6 +130,8 @@ def refuse(label: str | os.PathLike, strangers: Collection[str]) -> None:
 
 
 def _check_destination(final, overwrite, strangers):
+    if os.path.ismount(final):  # it cannot be renamed, so nothing can take its place
+        raise StorageError(final, "is a mount point", _INSIDE)
     if not final.is_dir():
         if os.path.lexists(final):
             raise StorageError(final, "exists and is a file", "Choose another destination.")
@@ -183,8 +188,10 @@ def _replace_directory(partial, final, overwrite):
     try:
         os.rename(partial, final)  # nothing there, or an empty directory
         return
-    except OSError:
-        if not final.is_dir():
+    except OSError as error:
+        if error.errno == errno.EBUSY:
+            raise StorageError(final, "is a mount point, or in use by the system", _INSIDE) from error
+        if not (final.is_dir() and any(final.iterdir())):
             raise
     if not overwrite:
         raise exists(final)  # somebody else was faster

@@ -1,0 +1,59 @@
+"""What stands where a model is saved, and what of the old one the storage does not let go."""
+
+import subprocess
+
+import pytest
+
+from helpers.errors import StorageError
+from helpers.storage import atomic
+
+
+def save(path, text, overwrite=True):
+    with atomic.directory(path, overwrite=overwrite, strangers=lambda _: ()) as folder:
+        (folder / "model.json").write_text(text)
+
+
+@pytest.fixture
+def mounted(tmp_path):
+    """Mounts onto a new empty directory."""
+    place = tmp_path / "models"
+    place.mkdir()
+
+    def mount(*options):
+        if subprocess.run(["mount", *options, place], capture_output=True).returncode:
+            pytest.skip("only root may mount")
+        return place
+
+    yield mount
+    subprocess.run(["umount", place], capture_output=True)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_mount_point_is_refused_before_anything_is_written(mounted, overwrite):
+    place = mounted("-t", "tmpfs", "none")
+    with pytest.raises(StorageError, match=r"models: is a mount point\. Save to a directory inside it"):
+        with atomic.directory(place, overwrite=overwrite, strangers=lambda _: ()):
+            pytest.fail("there is something to fill")
+    save(place / "m", "new", overwrite)
+    assert (place / "m" / "model.json").read_text() == "new"
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_directory_bound_to_another_of_its_filesystem_is_said_to_be_a_mount_point(
+    mounted, tmp_path, overwrite
+):
+    (tmp_path / "elsewhere").mkdir()
+    place = mounted("--bind", tmp_path / "elsewhere")
+    with pytest.raises(StorageError, match=r"is a mount point, .*\. Save to a directory inside it"):
+        save(place, "new", overwrite)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "models"]
+
+
+def test_an_empty_directory_that_cannot_be_replaced_is_not_said_to_be_a_model(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    (tmp_path / "m").mkdir()
+    monkeypatch.setattr("os.rename", refuse)
+    with pytest.raises(StorageError, match="Operation not permitted"):
+        save(tmp_path / "m", "new", overwrite=False)
