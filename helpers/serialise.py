@@ -105,8 +105,8 @@ def serialise(
     UnsupportedModel
         The model holds something that cannot be saved exactly; every such part is named.
     StorageError
-        The destination exists, or the base of the adapters is there, or the storage refuses (no space, no
-        permission).
+        The destination exists or is a mount point, or the base of the adapters is there, or the storage
+        refuses (no space, no permission).
     EncryptionError
         The key is malformed, or libsodium is missing.
 

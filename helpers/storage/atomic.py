@@ -145,7 +145,7 @@ def _check_destination(final, overwrite, strangers):
 def _partial(final):
     """A hidden sibling of ``final``, locked for as long as it is being filled, removed in the end."""
     final.parent.mkdir(parents=True, exist_ok=True)
-    partial = final.with_name(f".{final.name}{_PARTIAL}{secrets.token_hex(4)}")
+    partial = _partial_of(final)
     with contextlib.ExitStack() as held:
         with _opened(final.parent) as above:
             _lock(above)  # so that nobody sweeps it between its creation and its lock
@@ -154,6 +154,10 @@ def _partial(final):
             _lock(held.enter_context(_opened(partial)))
             held.callback(shutil.rmtree, partial, ignore_errors=True)
         yield partial
+
+
+def _partial_of(final):
+    return final.with_name(f".{final.name}{_PARTIAL}{secrets.token_hex(4)}")
 
 
 def _sweep(final):
@@ -197,8 +201,11 @@ def _replace_directory(partial, final, overwrite):
         raise exists(final)  # somebody else was faster
     if _exchange(partial, final):
         return  # the old model now bears the partial name and is removed with it
-    shutil.rmtree(previous_of(final), ignore_errors=True)
-    os.rename(final, previous_of(final))
+    previous = previous_of(final)
+    shutil.rmtree(previous, ignore_errors=True)
+    if previous.exists():  # NFS keeps what is still mapped; a later save sweeps it
+        os.rename(previous, _partial_of(final))
+    os.rename(final, previous)
     os.rename(partial, final)
 
 

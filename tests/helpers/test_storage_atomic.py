@@ -1,5 +1,6 @@
 """What stands where a model is saved, and what of the old one the storage does not let go."""
 
+import shutil
 import subprocess
 
 import pytest
@@ -57,3 +58,26 @@ def test_an_empty_directory_that_cannot_be_replaced_is_not_said_to_be_a_model(tm
     monkeypatch.setattr("os.rename", refuse)
     with pytest.raises(StorageError, match="Operation not permitted"):
         save(tmp_path / "m", "new", overwrite=False)
+
+
+def test_where_an_old_file_stays_behind_while_it_is_mapped_it_is_overwritten_again_and_again(
+    tmp_path, monkeypatch
+):
+    """As on NFS, which cannot exchange two names and keeps a mapped file as ``.nfs…``."""
+    remove, is_mapped = shutil.rmtree, True
+
+    def remove_as_nfs(path, **options):
+        held = path.is_dir() and any(path.iterdir())
+        remove(path, **options)
+        if is_mapped and held:
+            path.mkdir()
+            (path / ".nfs0001").touch()
+
+    monkeypatch.setattr(atomic, "_exchange", lambda *_: False)
+    monkeypatch.setattr(shutil, "rmtree", remove_as_nfs)
+    for text in "abcd":
+        save(tmp_path / "m", text)
+        assert (tmp_path / "m" / "model.json").read_text() == text
+    is_mapped = False
+    save(tmp_path / "m", "e")
+    assert list(tmp_path.iterdir()) == [tmp_path / "m"]
