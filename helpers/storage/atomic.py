@@ -65,7 +65,7 @@ def directory(destination: str | os.PathLike, *, overwrite: bool, strangers: Cal
                     _sync(os.path.join(folder, name))
             _replace_directory(partial, final, overwrite)
             _sync(final.parent)
-            shutil.rmtree(previous_of(final), ignore_errors=True)
+            _remove(previous_of(final))
 
 
 @contextlib.contextmanager
@@ -152,7 +152,7 @@ def _partial(final):
             _sweep(final)
             partial.mkdir()
             _lock(held.enter_context(_opened(partial)))
-            held.callback(shutil.rmtree, partial, ignore_errors=True)
+            held.callback(_remove, partial)
         yield partial
 
 
@@ -165,7 +165,17 @@ def _sweep(final):
     for stale in final.parent.glob(f".{glob.escape(final.name)}{_PARTIAL}*"):
         with contextlib.suppress(OSError), _opened(stale) as folder:  # gone, or held by who fills it
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(stale, ignore_errors=True)
+            _remove(stale)
+
+
+def _remove(folder):
+    """Remove a directory as far as the storage lets it go, also one that was made read-only."""
+    shutil.rmtree(folder, ignore_errors=True)
+    if folder.is_dir() and not folder.is_symlink():
+        for inside, _, _ in os.walk(folder):
+            with contextlib.suppress(OSError):
+                os.chmod(inside, 0o700)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _lock(folder):
@@ -202,7 +212,7 @@ def _replace_directory(partial, final, overwrite):
     if _exchange(partial, final):
         return  # the old model now bears the partial name and is removed with it
     previous = previous_of(final)
-    shutil.rmtree(previous, ignore_errors=True)
+    _remove(previous)
     if previous.exists():  # NFS keeps what is still mapped; a later save sweeps it
         os.rename(previous, _partial_of(final))
     os.rename(final, previous)

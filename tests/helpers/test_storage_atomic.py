@@ -1,7 +1,11 @@
 """What stands where a model is saved, and what of the old one the storage does not let go."""
 
+import contextlib
+import os
 import shutil
 import subprocess
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +16,20 @@ from helpers.storage import atomic
 def save(path, text, overwrite=True):
     with atomic.directory(path, overwrite=overwrite, strangers=lambda _: ()) as folder:
         (folder / "model.json").write_text(text)
+
+
+@contextlib.contextmanager
+def as_anyone(place):
+    """Root may write everywhere, so a block of it is run as nobody, to whom the place is given."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.chown(place, 65534, 65534)
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
 
 
 @pytest.fixture
@@ -81,3 +99,15 @@ def test_where_an_old_file_stays_behind_while_it_is_mapped_it_is_overwritten_aga
     is_mapped = False
     save(tmp_path / "m", "e")
     assert list(tmp_path.iterdir()) == [tmp_path / "m"]
+
+
+def test_a_model_that_was_made_read_only_leaves_nothing_behind_when_it_is_replaced():
+    with tempfile.TemporaryDirectory() as place, as_anyone(place):
+        path = Path(place) / "m"
+        with atomic.directory(path, overwrite=False, strangers=lambda _: ()) as folder:
+            (folder / "unet").mkdir()
+            (folder / "unet" / "model.json").write_text("old")
+        for inside in (path, path / "unet"):
+            inside.chmod(0o555)
+        save(path, "new")
+        assert [(path / "model.json").read_text(), os.listdir(place)] == ["new", ["m"]]
