@@ -147,11 +147,10 @@ def _partial(final):
     final.parent.mkdir(parents=True, exist_ok=True)
     partial = _partial_of(final)
     with contextlib.ExitStack() as held:
-        with _opened(final.parent) as above:
-            _lock(above)  # so that nobody sweeps it between its creation and its lock
+        with _locked(final.parent):  # so that nobody sweeps it between its creation and its lock
             _sweep(final)
             partial.mkdir()
-            _lock(held.enter_context(_opened(partial)))
+            held.enter_context(_locked(partial))
             held.callback(_remove, partial)
         yield partial
 
@@ -178,9 +177,17 @@ def _remove(folder):
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _lock(folder):
-    with contextlib.suppress(OSError):  # a network filesystem that cannot lock
-        fcntl.flock(folder, fcntl.LOCK_EX)
+@contextlib.contextmanager
+def _locked(path):
+    """Hold a directory locked, where its filesystem can lock."""
+    with _opened(path) as folder:
+        with contextlib.suppress(OSError):
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:  # not by closing alone: a child that was forked meanwhile has it open too
+            with contextlib.suppress(OSError):
+                fcntl.flock(folder, fcntl.LOCK_UN)
 
 
 def _sync(path):

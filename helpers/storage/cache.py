@@ -57,4 +57,6 @@ def alone(path: Path) -> Iterator[None]:
             path.parent.mkdir(parents=True, exist_ok=True)
             lock = held.enter_context(open(path.with_name(f".{path.name}.lock"), "w"))
             fcntl.flock(lock, fcntl.LOCK_EX)
+            # not by closing alone: a child that was forked meanwhile has it open too
+            held.callback(fcntl.flock, lock, fcntl.LOCK_UN)
         yield

@@ -1,8 +1,10 @@
 """What stands where a model is saved, and what of the old one the storage does not let go."""
 
 import contextlib
+import fcntl
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from pathlib import Path
@@ -10,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from helpers.errors import StorageError
-from helpers.storage import atomic
+from helpers.storage import atomic, cache
 
 
 def save(path, text, overwrite=True):
@@ -111,3 +113,47 @@ def test_a_model_that_was_made_read_only_leaves_nothing_behind_when_it_is_replac
             inside.chmod(0o555)
         save(path, "new")
         assert [(path / "model.json").read_text(), os.listdir(place)] == ["new", ["m"]]
+
+
+@pytest.fixture
+def fork():
+    """Forks a child that only lives on, with all that this process has open, to the end of the test."""
+    children = []
+
+    def fork():
+        child = os.fork()
+        if child == 0:
+            signal.pause()
+        children.append(child)
+
+    yield fork
+    for child in children:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def is_locked(path):
+    file = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(file)
+    return False
+
+
+def test_a_child_that_is_forked_while_a_copy_is_made_holds_nobody_up(tmp_path, fork):
+    with cache.alone(tmp_path / "copy"):
+        fork()
+        assert is_locked(tmp_path / ".copy.lock")
+    assert not is_locked(tmp_path / ".copy.lock")
+
+
+def test_a_child_that_is_forked_while_a_save_begins_holds_nobody_up(tmp_path, fork, monkeypatch):
+    sweep = atomic._sweep
+    monkeypatch.setattr(atomic, "_sweep", lambda final: (fork(), sweep(final)))
+    with atomic.directory(tmp_path / "m", overwrite=True, strangers=lambda _: ()) as folder:
+        fork()
+        assert is_locked(folder) and not is_locked(tmp_path)
+    assert not is_locked(tmp_path / "m")
