@@ -1,6 +1,7 @@
 """Saved models and bare files in a store, read into memory or kept as a copy on this machine."""
 
 import contextlib
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -76,8 +77,8 @@ class Cached(Remote):
         self.copy = Directory(cache.directory_for(store.label, directory), options)
 
     def is_still(self, identity: bytes) -> bool:
-        """Whether the copy has not been replaced."""
-        return self.copy.is_still(identity)
+        """Whether the copy is there and has not been replaced."""
+        return self._is_copied(identity)
 
     @contextlib.contextmanager
     def opened(self, identity: bytes) -> Iterator[Opened]:
@@ -88,14 +89,31 @@ class Cached(Remote):
                 with atomic.directory(self.copy.path, overwrite=True, strangers=lambda _: ()) as folder:
                     opened = bring_small_files(self.store, identity, folder)
                     check_weights(bring_weights(opened, self.options), self._without_key())
+            copied = self._which()
         try:
             with self.copy.opened(identity) as opened:
                 yield opened
-        except CorruptFile:
-            if not is_there or self._is_whole(identity):  # damaged at its origin, or no damage of the file
-                raise
-            shutil.rmtree(self.copy.path, ignore_errors=True)
+        except ModelError as error:
+            with cache.alone(self.copy.path):  # nobody replaces it while it is looked at and removed
+                if self._which() == copied:  # no other process has replaced it
+                    if not (is_there and isinstance(error, CorruptFile)) or self._is_whole(identity):
+                        raise  # damaged at its origin, or no damage of the file
+                    self._remove(identity, error)
             raise Changed from None  # so that it is opened again, and fetched
+
+    def _which(self) -> tuple[int, int] | None:
+        """What tells this copy from another one in its place, of the same model too."""
+        try:
+            status = os.stat(self.copy.path)
+        except OSError:
+            return None
+        return status.st_ino, status.st_mtime_ns
+
+    def _remove(self, identity: bytes, error: CorruptFile) -> None:
+        shutil.rmtree(self.copy.path, ignore_errors=True)
+        if self._is_copied(identity):
+            remedy = f"The cache cannot be written, so remove {self.copy.path} yourself."
+            raise CorruptFile(error.path, error.problem, remedy) from None
 
     def _is_copied(self, identity: bytes) -> bool:
         try:

@@ -3,15 +3,18 @@
 import shutil
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
+from anyone import as_anyone
 from equality import assert_same_module
 from faulty import serving
 from torch import nn
 
 from helpers import deserialise, serialise
-from helpers.errors import StorageError
+from helpers.errors import CorruptFile, StorageError
 from workbook.samples import tiny_stable_diffusion
 
 
@@ -37,6 +40,28 @@ def fetched(state):
     return [path for path, _ in state.seen if path.endswith(".tensors")]
 
 
+def flipped(state, tmp_path):
+    """The weights of a copy, of which one bit is flipped."""
+    load(state, tmp_path)
+    (copy,) = (tmp_path / "cache").glob("*/model.tensors")
+    damaged = bytearray(copy.read_bytes())
+    damaged[-5000] ^= 1
+    copy.write_bytes(damaged)
+    return copy
+
+
+def meanwhile(action, turns, then=build):
+    """What an action of another process comes before, at its first call."""
+
+    def call(*arguments, **options):
+        turns.append(1)
+        if len(turns) == 1:
+            action()
+        return then(*arguments, **options)
+
+    return call
+
+
 def test_a_component_of_a_copied_pipeline_that_is_cut_is_fetched_again(tmp_path):
     pipeline = tiny_stable_diffusion()
     serialise(pipeline, tmp_path / "www" / "m")
@@ -49,13 +74,63 @@ def test_a_component_of_a_copied_pipeline_that_is_cut_is_fetched_again(tmp_path)
 
 
 def test_a_flipped_bit_in_a_copy_is_mended_where_hashes_are_compared(server, tmp_path):
-    load(server, tmp_path)
-    (copy,) = (tmp_path / "cache").glob("*/model.tensors")
-    damaged = bytearray(copy.read_bytes())
-    damaged[-5000] ^= 1
-    copy.write_bytes(damaged)
+    copy = flipped(server, tmp_path)
     assert_same_module(build(), load(server, tmp_path, verify=True))
     assert copy.read_bytes() == (server.root / "m" / "model.tensors").read_bytes()
+
+
+def test_a_damaged_copy_that_another_process_has_mended_meanwhile_is_used(server, tmp_path, monkeypatch):
+    from helpers.storage import mounts
+
+    copy = flipped(server, tmp_path)
+    count = len(fetched(server))
+    mend = meanwhile(lambda: load(server, tmp_path, verify=True), [], mounts.ready)
+    monkeypatch.setattr(
+        mounts, "ready", mend
+    )  # called when the damaged file is mapped, before it is compared
+    assert_same_module(build(), load(server, tmp_path, verify=True))
+    assert len(fetched(server)) == 2 * count, "the other one alone has fetched it"
+    assert copy.read_bytes() == (server.root / "m" / "model.tensors").read_bytes()
+
+
+def test_a_copy_that_another_process_has_replaced_by_a_newer_model_is_left_and_used(
+    server, tmp_path, monkeypatch
+):
+    from helpers.saved import local
+
+    load(server, tmp_path)
+    count, turns = len(fetched(server)), []
+
+    def update():
+        serialise(build(1), server.root / "m", overwrite=True)
+        load(server, tmp_path)
+
+    monkeypatch.setattr(local, "open_files", meanwhile(update, turns, local.open_files))
+    assert_same_module(build(1), load(server, tmp_path))
+    assert len(turns) == 3 and len(fetched(server)) == 2 * count
+
+
+def test_a_copy_that_vanishes_while_it_is_loaded_is_fetched_again(server, tmp_path):
+    load(server, tmp_path)
+    (copy,) = (tmp_path / "cache").glob("*/model.tensors")
+    turns = []
+    vanish = meanwhile(lambda: shutil.rmtree(copy.parent), turns)
+    assert_same_module(build(), load(server, tmp_path, skeleton=vanish))
+    assert len(turns) == 2 and copy.is_file()
+
+
+def test_a_damaged_copy_in_a_cache_that_cannot_be_written_is_said_to_be_damaged():
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        serialise(build(), place / "www" / "m")
+        with serving(place / "www") as server:
+            copy = flipped(server, place)
+            for closed in (copy.parent, place / "cache"):
+                closed.chmod(0o555)
+            said = r"1 of 9 tensors are damaged: .* The cache cannot be written, so remove .*/cache/m-\w+ yourself\."
+            with as_anyone(place), pytest.raises(CorruptFile, match=said):
+                load(server, place, verify=True)
+            assert copy.is_file()
 
 
 def test_a_copy_that_is_whole_is_not_fetched_again_for_an_error_that_is_not_its_own(server, tmp_path):
@@ -109,7 +184,6 @@ def test_a_full_temporary_directory_is_said(server, tmp_path, monkeypatch):
 
 
 def test_an_error_that_is_no_damage_of_the_copy_does_not_fetch_it_again(server, tmp_path, monkeypatch):
-    from helpers.errors import CorruptFile
     from helpers.families import torch_module
 
     load(server, tmp_path)

@@ -1,6 +1,5 @@
 """What stands where a model is saved, and what of the old one the storage does not let go."""
 
-import contextlib
 import fcntl
 import os
 import shutil
@@ -10,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from anyone import as_anyone
 
 from helpers.errors import StorageError
 from helpers.storage import atomic, cache
@@ -18,20 +18,6 @@ from helpers.storage import atomic, cache
 def save(path, text, overwrite=True):
     with atomic.directory(path, overwrite=overwrite, strangers=lambda _: ()) as folder:
         (folder / "model.json").write_text(text)
-
-
-@contextlib.contextmanager
-def as_anyone(place):
-    """Root may write everywhere, so a block of it is run as nobody, to whom the place is given."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.chown(place, 65534, 65534)
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
 
 
 @pytest.fixture
