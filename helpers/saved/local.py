@@ -1,6 +1,7 @@
 """Saved models and bare files on this machine's storage."""
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,7 +26,7 @@ class Directory:
     def _folder(self) -> Path:
         """The directory; where an interrupted save has left only the previous model, that one."""
         with storage_errors(self.path, "looking for the model"):
-            if not self.path.exists() and (previous := previous_of(self.path)).exists():
+            if not self.path.exists() and (previous := previous_of(os.path.realpath(self.path))).exists():
                 return previous
             return self.path
 

@@ -177,6 +177,15 @@ def test_where_two_names_cannot_be_exchanged_an_instant_without_a_model_is_bridg
     assert value_of(path) == 3 and list(tmp_path.iterdir()) == [path]
 
 
+def test_where_an_overwrite_was_interrupted_the_previous_model_is_found_through_a_link_too(tmp_path):
+    path, link = tmp_path / "m", tmp_path / "links" / "current"
+    link.parent.mkdir()
+    link.symlink_to(path)
+    serialise(with_value(1), link)
+    path.rename(commit.previous_of(path))  # killed between the two renames
+    assert value_of(path) == value_of(link) == 1
+
+
 def test_two_writers_leave_one_whole_model(tmp_path, pool):
     path = tmp_path / "m"
     running = [start(pool, path, [64, 64], [value], 20) for value in (1, 2)]
