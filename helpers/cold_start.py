@@ -34,7 +34,9 @@ def cold_start(source: str | os.PathLike, *, cache: str | os.PathLike | None = N
       (3.6 s instead of 2.9 s for torch and a Llama class, 2 cores) and finds nothing in them.
 
     At its end the collector is as it was before, and what was imported is frozen (``gc.freeze``), so that
-    later collections pass it by. An exception in the block ends the reading, freezes and records
+    later collections pass it by. So is all else that is alive at the end of the first block, its model too:
+    it is freed when the last reference to it goes, unless it is in a reference cycle. What comes after that,
+    such as a model that is loaded in a second block, is collected as usual. An exception in the block ends the reading, freezes and records
     nothing, and is raised as it is. Blocks may be nested and may run in several threads: the
     collector is put back at the end of the last one. A process that is forked off inside the block and
     leaves it ends nothing of what its parent has begun.
@@ -131,7 +133,9 @@ def _resume(freeze):
         _open -= 1
         if _open:
             return
-        if freeze:
+        if (
+            freeze and not gc.get_freeze_count()
+        ):  # only once: it would keep all that is garbage by then for good
             gc.freeze()
         (gc.enable if _was_collecting else gc.disable)()
 

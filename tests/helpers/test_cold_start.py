@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,7 @@ def weights(tmp_path):
 
 @pytest.fixture
 def unfrozen():
+    gc.unfreeze()  # what a block in another test has frozen
     yield
     gc.unfreeze()
 
@@ -352,6 +354,24 @@ def test_the_collector_is_paused_and_put_back_and_what_was_imported_is_frozen(ho
         assert not gc.isenabled()
     assert gc.isenabled()
     assert gc.get_freeze_count() > before + 1000
+
+
+class Cyclic:
+    def __init__(self):
+        self.itself = self
+
+
+def test_what_a_second_block_leaves_is_collected_as_usual(home, tmp_path, unfrozen):
+    with cold_start(tmp_path):
+        pass
+    frozen = gc.get_freeze_count()
+    with cold_start(tmp_path):
+        model = Cyclic()
+    assert 0 < gc.get_freeze_count() <= frozen
+    left = weakref.ref(model)
+    del model
+    gc.collect()
+    assert left() is None
 
 
 def test_a_collector_that_was_off_stays_off(home, tmp_path, unfrozen):

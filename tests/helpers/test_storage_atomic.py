@@ -38,9 +38,12 @@ def mounted(tmp_path):
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_mount_point_is_refused_before_anything_is_written(mounted, overwrite):
     place = mounted("-t", "tmpfs", "none")
-    with pytest.raises(StorageError, match=r"models: is a mount point\. Save to a directory inside it"):
-        with atomic.directory(place, overwrite=overwrite, strangers=lambda _: ()):
-            pytest.fail("there is something to fill")
+    filling = atomic.directory(place, overwrite=overwrite, strangers=lambda _: ())
+    with (
+        pytest.raises(StorageError, match=r"models: is a mount point\. Save to a directory inside it"),
+        filling,
+    ):
+        pytest.fail("there is something to fill")
     save(place / "m", "new", overwrite)
     assert (place / "m" / "model.json").read_text() == "new"
 
