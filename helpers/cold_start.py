@@ -36,10 +36,11 @@ def cold_start(source: str | os.PathLike, *, cache: str | os.PathLike | None = N
     At its end the collector is as it was before, and what was imported is frozen (``gc.freeze``), so that
     later collections pass it by. So is all else that is alive at the end of the first block, its model too:
     it is freed when the last reference to it goes, unless it is in a reference cycle. What comes after that,
-    such as a model that is loaded in a second block, is collected as usual. An exception in the block ends the reading, freezes and records
-    nothing, and is raised as it is. Blocks may be nested and may run in several threads: the
-    collector is put back at the end of the last one. A process that is forked off inside the block and
-    leaves it ends nothing of what its parent has begun.
+    such as a model that is loaded in a second block, is collected as usual.
+
+    An exception in the block ends the reading, freezes and records nothing, and is raised as it is. Blocks
+    may be nested and may run in several threads: the collector is put back at the end of the last one. A
+    process that is forked off inside the block and leaves it ends nothing of what its parent has begun.
 
     What it cannot do makes a start slower at most: a source that does not exist, a recording that is
     missing, outdated or damaged, a cache directory that cannot be written (then a record in the log
