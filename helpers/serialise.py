@@ -278,10 +278,4 @@ def _check_outside(places, destination):
 
 def _check_space(folder, held):
     needed = sum(tensor.numel() * tensor.element_size() for _, tensor in held.values())
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise StorageError(
-            folder.parent,
-            f"no space left: {needed:,} bytes are needed, {free:,} are free",
-            "Free some space or choose another place.",
-        )
+    atomic.check_space(folder, needed)

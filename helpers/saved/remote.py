@@ -65,7 +65,7 @@ class Remote:
                     opened = bring_small_files(self.store, identity, folder, self.manifests_only)
                 if opened.record.encryption and self.options.encryption is not None:
                     with phase("fetch the weights"):
-                        opened = bring_weights(opened, self.options)
+                        opened = bring_weights(opened, folder, self.options)
             yield opened
 
 
@@ -88,7 +88,7 @@ class Cached(Remote):
             if not is_there:
                 with atomic.directory(self.copy.path, overwrite=True, strangers=lambda _: ()) as folder:
                     opened = bring_small_files(self.store, identity, folder)
-                    check_weights(bring_weights(opened, self.options), self._without_key())
+                    check_weights(bring_weights(opened, folder, self.options), self._without_key())
             copied = self._which()
         try:
             with self.copy.opened(identity) as opened:
@@ -212,8 +212,9 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
         (folder / name).write_bytes(content)
 
 
-def bring_weights(opened: Opened, options: Options) -> Opened:
+def bring_weights(opened: Opened, folder: Path, options: Options) -> Opened:
     """Fetch the weights of a model to where its small files are; errors as `bring_small_files`."""
+    atomic.check_space(folder, sum(part.record.length for _, part in opened.walk()))
     for _, part in opened.walk():
         path, length = part.home / manifest.TENSORS, part.record.length
         assert part.store is not None

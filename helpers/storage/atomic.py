@@ -129,6 +129,20 @@ def refuse(label: str | os.PathLike, strangers: Collection[str]) -> None:
         raise StorageError(label, said, remedy)
 
 
+def check_space(folder: Path, needed: int) -> None:
+    """Refuse to begin what the disk cannot hold.
+
+    Raises
+    ------
+    StorageError
+        Names the directory above, since ``folder`` itself is removed then.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        said = f"no space left: {needed:,} bytes are needed, {free:,} are free"
+        raise StorageError(folder.parent, said, "Free some space or choose another place.")
+
+
 def _check_destination(final, overwrite, strangers):
     if os.path.ismount(final):  # it cannot be renamed, so nothing can take its place
         raise StorageError(final, "is a mount point", _INSIDE)

@@ -183,6 +183,21 @@ def test_a_full_temporary_directory_is_said(server, tmp_path, monkeypatch):
         deserialise(f"{server.url}/m", skeleton=build, device="cpu")
 
 
+def test_a_cache_that_is_too_small_is_said_with_how_much_is_needed_before_anything_comes(server, tmp_path):
+    place = tmp_path / "cache"
+    place.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k", "tiny", place], check=False).returncode:
+        pytest.skip("only root may mount")
+    try:
+        needed = (server.root / "m" / "model.tensors").stat().st_size
+        said = rf"^{place}: no space left: {needed:,} bytes are needed, \d+,\d+ are free\. Free some space"
+        with pytest.raises(StorageError, match=said):
+            load(server, tmp_path)
+    finally:
+        subprocess.run(["umount", place], check=True)
+    assert fetched(server) == []
+
+
 def test_an_error_that_is_no_damage_of_the_copy_does_not_fetch_it_again(server, tmp_path, monkeypatch):
     from helpers.families import torch_module
 
