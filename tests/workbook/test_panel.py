@@ -3,6 +3,7 @@
 import csv
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -203,6 +204,19 @@ time.sleep(60)
 
 
 class TestSources:
+    def test_the_sample_may_be_saved_again_in_another_sitting(self, tmp_path):
+        place = Path(sources.destination(sources.SAMPLE, tmp_path))
+        place.mkdir()
+        assert problem_with(Request("serialise", sources.SAMPLE, str(place))) == ""
+
+    def test_a_checkpoint_is_not_its_own_destination_however_its_path_is_written(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "models" / "llama").mkdir(parents=True)
+        (tmp_path / "linked").symlink_to("models")
+        for folder in ("models", "linked"):
+            found = sources.destination(str(tmp_path / "models" / "llama"), folder)
+            assert found == f"{folder}/llama-saved"
+
     def test_a_path_may_begin_at_the_workbooks_folder_and_end_in_a_slash(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         assert sources.located("data/digits_unet/") == str(paths.DATA / "digits_unet")
@@ -290,6 +304,28 @@ class TestWidgets:
         assert panel.results[0].error == ""
         assert panel.model.value == f"{folder}/hf-saved"
         assert panel.model.value in panel.model.options
+
+    def test_serialise_replaces_what_this_sitting_saved_from_the_same_source_and_nothing_else(
+        self, folder, tmp_path
+    ):
+        for run in "ab":
+            shutil.copytree(folder / "hf", tmp_path / run / "checkpoint-500")
+        panel = widgets.Panel(tmp_path / "models")
+
+        def press_serialise(run):
+            panel.model.value = str(tmp_path / run / "checkpoint-500")
+            panel.save.click()
+            finish(panel)
+            return panel.message.value
+
+        assert "Done in" in press_serialise("a")
+        saved = tmp_path / "models" / "checkpoint-500"
+        assert f"{saved} exists already" in press_serialise("b")
+        first = os.stat(saved).st_ino
+        assert "Done in" in press_serialise("a")
+        assert os.stat(saved).st_ino != first, "made anew"
+        panel.results.clear()  # as in another sitting
+        assert "choose it as the model and press Load, or move it away" in press_serialise("a")
 
     def test_every_control_has_a_label(self, folder):
         panel = widgets.Panel(folder)

@@ -86,12 +86,13 @@ def _can_be_called(model):
 
 
 def _serialise(request):
+    again = os.path.lexists(request.destination)  # which the panel allowed; not what appears meanwhile
     model = loads.load(request)
     with loads.step("serialise"):
         from helpers import serialise
 
         beside = loads.companions(request.source)
-        return serialise(model, request.destination, companions=beside, overwrite=True).bytes
+        return serialise(model, request.destination, companions=beside, overwrite=again).bytes
 
 
 def _verify(request):

@@ -1,5 +1,6 @@
 """What the panel is asked to do, and why that may be impossible."""
 
+import os
 from typing import NamedTuple
 
 from workbook.bench import run
@@ -73,13 +74,15 @@ class Request(NamedTuple):
         return OURS if sources.kind(self.source) == "saved" else THEIRS
 
 
-def problem_with(request):
+def problem_with(request, results=()):
     """Why a request cannot be started, in words; "" if it can.
 
     Parameters
     ----------
     request : Request
         Its source as `sources.located` gives it.
+    results : sequence of workbook.panel.runs.Result
+        Of this sitting: what it saved from the same source may be saved again.
 
     Returns
     -------
@@ -101,7 +104,18 @@ def problem_with(request):
         return f"{source} is saved already: press Load."
     if request.action == "verify" and kind != "saved":
         return f"{source} has no hashes to verify: press Serialise first, and verify what that makes."
-    return _problem_with_loader(request, kind)
+    return _problem_with_loader(request, kind) or _problem_with_destination(request, results)
+
+
+def _problem_with_destination(request, results):
+    place, source = request.destination, request.source
+    saved = {(r.request.source, r.request.destination) for r in results if not r.error}
+    if not os.path.lexists(place) or source == sources.SAMPLE or (source, place) in saved:
+        return ""
+    return (
+        f"{place} exists already, and was not saved from {source} in this sitting: "
+        "choose it as the model and press Load, or move it away and press Serialise again."
+    )
 
 
 def _problem_with_loader(request, kind):

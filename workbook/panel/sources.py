@@ -178,6 +178,8 @@ def destination(source, folder):
     >>> destination("hub/llama", "models"), destination("models/llama", "models")
     ('models/llama', 'models/llama-saved')
     """
-    name = "smollm2" if source == SAMPLE else Path(source).name
+    # a name that no notebook saves under, so that what stands there is the sample
+    name = "sample-smollm2" if source == SAMPLE else Path(source).name
     place = Path(folder) / name
-    return str(place.with_name(f"{name}-saved") if place == Path(source) else place)
+    is_itself = os.path.realpath(place) == os.path.realpath(source)
+    return str(place.with_name(f"{name}-saved") if is_itself else place)

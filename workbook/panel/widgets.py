@@ -128,7 +128,7 @@ class Panel:
                 self.say("A run is under way: wait for it, or press Cancel.")
                 return
             asked = self.request(action)
-            if problem := request.problem_with(asked):
+            if problem := request.problem_with(asked, self.results):
                 self.say(problem)
                 return
             self._left = self.rounds.value if action == "load" else 1
