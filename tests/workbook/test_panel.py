@@ -179,6 +179,26 @@ def test_a_process_that_dies_is_said(folder):
     assert "The process ended with status -11" in job.wait().error
 
 
+def test_what_goes_wrong_outside_the_process_ends_the_job_with_a_sentence(folder, monkeypatch):
+    def may_not_be_read(source):
+        raise PermissionError(13, "Permission denied", f"{source}/private")
+
+    monkeypatch.setattr(sources, "make_cold", may_not_be_read)
+    ended = []
+    job = runs.Job(Request("load", str(folder / "llama"), cold=True), on_end=ended.append)
+    assert job.wait() is not None and ended == [job.result]
+    assert "llama: PermissionError: [Errno 13] Permission denied: '" in job.result.error
+
+
+def test_a_job_whose_steps_cannot_be_shown_leaves_no_process_behind(folder):
+    def gone(name):
+        raise RuntimeError("the page is closed")
+
+    job = runs.Job(Request("load", str(folder / "llama")), on_step=gone)
+    assert "RuntimeError: the page is closed" in job.wait().error
+    wait_for(lambda: not alive(job.process.pid))
+
+
 def alive(pid):
     try:
         return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
@@ -204,6 +224,34 @@ time.sleep(60)
 
 
 class TestSources:
+    @pytest.mark.parametrize("source", ["/{}", "{}/m", "~nobody-of-this-name/m", "a/{}/m"])
+    def test_what_cannot_be_looked_at_is_said_to_be_missing(self, source):
+        source = sources.located(source.format("m" * 300))
+        assert "there is no such directory" in problem_with(Request("load", source))
+        assert sources.weights(source) == []
+
+    def test_a_directory_that_one_may_not_enter_or_read_is_a_sentence(self, tmp_path):
+        (tmp_path / "closed" / "m").mkdir(parents=True)
+        (tmp_path / "closed").chmod(0)
+        (tmp_path / "m").mkdir()
+        for name in ("config.json", "model.safetensors"):
+            (tmp_path / "m" / name).write_text("{}")
+        (tmp_path / "m" / "model.safetensors").chmod(0)
+        tmp_path.chmod(0o755)
+        code = """
+import os
+from workbook.panel import estimate, sources
+from workbook.panel.request import Request
+if os.geteuid() == 0:
+    os.setuid(65534)  # root may look everywhere
+for source in (f"{os.getcwd()}/closed/m", "closed/m", "m"):
+    print(estimate.in_words(Request("load", sources.located(source)), 1, []))
+"""
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+        (tmp_path / "closed").chmod(0o700)
+        assert done.returncode == 0, done.stderr
+        assert "there is no such directory" in done.stdout.splitlines()[0]
+
     def test_the_sample_may_be_saved_again_in_another_sitting(self, tmp_path):
         place = Path(sources.destination(sources.SAMPLE, tmp_path))
         place.mkdir()
@@ -326,6 +374,18 @@ class TestWidgets:
         assert os.stat(saved).st_ino != first, "made anew"
         panel.results.clear()  # as in another sitting
         assert "choose it as the model and press Load, or move it away" in press_serialise("a")
+
+    def test_the_panel_is_free_again_though_what_a_next_run_takes_cannot_be_said(self, folder, monkeypatch):
+        panel = widgets.Panel(folder)
+        panel.job = "a job"
+
+        def gone(*_):
+            raise OSError("the disk is gone")
+
+        monkeypatch.setattr(estimate, "in_words", gone)
+        with pytest.raises(OSError, match="the disk is gone"):
+            panel._end(runs.failed(Request("load", "m"), "no"))
+        assert panel.job is None
 
     def test_every_control_has_a_label(self, folder):
         panel = widgets.Panel(folder)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from helpers.timeline import Phase
 from workbook.panel import sources
+from workbook.panel.child import in_words
 from workbook.panel.request import Request, problem_with
 from workbook.panel.sources import SAMPLE
 
@@ -90,8 +91,11 @@ class Job:
         """End the process now; the result says so."""
         with self._lock:
             self._stopping.set()
-            if self.process:
-                self.process.kill()
+            self._kill()
+
+    def _kill(self):
+        if self.process:
+            self.process.kill()
 
     def wait(self):
         """Block until the job has ended; its `Result`."""
@@ -99,14 +103,21 @@ class Job:
         return self.result
 
     def _work(self):
+        try:
+            self.result = self._outcome()
+        except Exception as error:  # else whoever waits for the end would wait for ever
+            self._kill()
+            self.result = failed(self.request, in_words(error, self.request.source.partition("?")[0]))
+        self._on_end(self.result)
+
+    def _outcome(self):
         request, note = self.request, ""
         if request.source == SAMPLE:
             self._on_step("the sample")
             made = self._begin(sources.sample_process)
             out, error = made.communicate() if made else ("", "")
             if not out:
-                self._finish(made, {}, error, note)
-                return
+                return self._judged(made, {}, error, note)
             request = request._replace(source=out.splitlines()[-1])
         if request.cold_start and not sources.is_recorded(request.source):
             note = "made the recording for cold_start, so let the next start count"
@@ -117,7 +128,7 @@ class Job:
             self._stopping.wait(_SETTLE)
         process = self._begin(lambda: _child(request))
         said, error = self._listen(process) if process else ({}, "")
-        self._finish(process, said, error, note)
+        return self._judged(process, said, error, note)
 
     def _begin(self, start):
         """The next process; None after a cancel."""
@@ -147,19 +158,17 @@ class Job:
             pipe.close()
         return said, "".join(errors)
 
-    def _finish(self, process, said, error, note):
+    def _judged(self, process, said, error, note):
         request = self.request
         if self._stopping.is_set():
-            self.result = failed(request, "Cancelled.")
-        elif "error" in said:
-            self.result = failed(request, said["error"])
-        elif "seconds" not in said:
+            return failed(request, "Cancelled.")
+        if "error" in said:
+            return failed(request, said["error"])
+        if "seconds" not in said:
             last = (error.strip().splitlines() or ["no reason given"])[-1]
-            self.result = failed(request, f"The process ended with status {process.returncode}: {last}")
-        else:
-            phases = [Phase(*phase) for phase in said["phases"]]
-            self.result = Result(request, said["seconds"], phases, said["bytes"], said["private"], note, "")
-        self._on_end(self.result)
+            return failed(request, f"The process ended with status {process.returncode}: {last}")
+        phases = [Phase(*phase) for phase in said["phases"]]
+        return Result(request, said["seconds"], phases, said["bytes"], said["private"], note, "")
 
 
 def _child(request):

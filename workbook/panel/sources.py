@@ -11,7 +11,7 @@ from workbook import paths
 
 SAMPLE = "sample: SmolLM2"
 _WEIGHTS = (".tensors", ".safetensors", ".bin")
-_HUB_NAME = r"[\w-][\w.-]*(/[\w-][\w.-]*)?"
+_HUB_NAME = r"[\w-][\w.-]{0,95}(/[\w-][\w.-]{0,95})?"
 
 
 def models_in(folder):
@@ -42,9 +42,9 @@ def located(source):
     source = source.strip()
     if is_address(source) or source in ("", SAMPLE):
         return source.rstrip("/")
-    path = Path(source).expanduser()
+    path = os.path.expanduser(source)
     for place in (path, paths.DATA.parent / path):
-        if place.exists():
+        if os.path.exists(place):  # False also where one may not look, which Path.exists raises
             return os.path.normpath(place)
     return source.rstrip("/")
 
@@ -69,20 +69,24 @@ def kind(source):
     >>> kind("s3://bucket/m"), kind("org/name"), kind("../not/here"), kind(SAMPLE)
     ('saved', 'name', 'missing', 'checkpoint')
     """
-    path = Path(source)
-    if is_address(source) or (path / "model.json").exists() or path.is_file():
+    saved, *checkpoint = (
+        os.path.exists(os.path.join(source, name)) for name in ("model.json", "config.json", "model_index.json")
+    )
+    if is_address(source) or saved or os.path.isfile(source):
         return "saved"
-    if source == SAMPLE or any((path / name).exists() for name in ("config.json", "model_index.json")):
+    if source == SAMPLE or any(checkpoint):
         return "checkpoint"
-    if path.is_dir():
+    if os.path.isdir(source):
         return "none"
     return "name" if re.fullmatch(_HUB_NAME, source) else "missing"
 
 
 def weights(folder):
-    """The files of weights in a directory and in those of its parts; none of an address or a name."""
+    """The files of weights in a directory and in those of its parts that one may read; none of an address or a name."""
+    if not os.path.isdir(folder):
+        return []
     found = [path for pattern in ("*", "*/*") for path in Path(folder).glob(pattern)]
-    return [path for path in found if path.suffix in _WEIGHTS and path.is_file()]
+    return [path for path in found if path.suffix in _WEIGHTS and os.path.isfile(path) and os.access(path, os.R_OK)]
 
 
 def size_and_share(folder):

@@ -179,8 +179,10 @@ class Panel:
                 if self._left and not result.error:
                     self._next(result.request)
                 else:
-                    self._foresee()
-                    self.job = None
+                    try:
+                        self._foresee()
+                    finally:  # the panel must not stay busy
+                        self.job = None
 
     def _show(self, result):
         self.bar.value, self.detail.value = 0 if result.error else 1, ""
