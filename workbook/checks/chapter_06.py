@@ -3,6 +3,8 @@
 import math
 import statistics
 
+import numpy
+
 from workbook.checks import about, respond
 
 
@@ -32,13 +34,18 @@ def fair_comparison(answer, *, ours, theirs):
     'Not yet. Compare the first number of ours with the first of theirs, the second with the second, and count.'
     >>> fair_comparison(2, ours=ours, theirs=theirs)
     'Not yet. Two answers are wanted, in brackets: a number of rounds, and True or False.'
+
+    What numpy counts and compares counts as well:
+
+    >>> fair_comparison((numpy.int64(2), numpy.False_), ours=ours, theirs=theirs)[:6]
+    'Right.'
     """
     count = sum(mine < other for mine, other in zip(ours, theirs, strict=True))
     return respond(
         answer,
         "With the trick on both sides, the rounds are asked one by one, and all of them have to agree.",
         (
-            lambda a: len(a) != 2 or not isinstance(a[1], bool),
+            lambda a: len(a) != 2 or not isinstance(a[1], (bool, numpy.bool_)),
             "Two answers are wanted, in brackets: a number of rounds, and True or False.",
         ),
         (
