@@ -32,6 +32,9 @@ def folder(tmp_path_factory):
     serialise(model, place / "llama")
     serialise(torch.nn.Linear(2, 2), place / "linear")
     model.save_pretrained(place / "hf")
+    (place / "bin").mkdir()
+    for name in ("config.json", "pytorch_model.bin"):
+        (place / "bin" / name).write_bytes(b"{}")
     kept_models.unet().to(torch.bfloat16).save_pretrained(place / "unet-hf")
     return place
 
@@ -76,6 +79,14 @@ def test_other_loaders_are_a_choice(folder, loader):
     assert {"imports", "load", "first token"} <= set(names(result))
     assert table.settings(result.request)["loader"] == loader
     assert table.settings(result.request)["mapped"] == "n/a", "it has no such option"
+
+
+def test_a_loader_of_one_file_reads_the_directory_of_a_trainer(folder, tmp_path):
+    shutil.copytree(folder / "hf", tmp_path / "run")
+    shutil.copytree(folder / "hf", tmp_path / "run" / "checkpoint-500")
+    (tmp_path / "run" / "training_args.bin").write_bytes(b"no weights")
+    result = runs.run(Request("load", str(tmp_path / "run"), loader="safetensors load_file"))
+    assert result.error == ""
 
 
 @pytest.mark.parametrize("source", ["llama", "hf"])
@@ -123,6 +134,7 @@ def test_a_saved_model_is_verified(folder, tmp_path):
         (Request("load", "{}/llama", loader="from_pretrained"), "reads a checkpoint"),
         (Request("load", "{}/hf", loader="safetensors load_file", dtype="float16"), "keeps the types"),
         (Request("load", "org/name", loader="safetensors load_file"), "reads one file of weights"),
+        (Request("load", "{}/bin", loader="safetensors load_file"), "reads one file of weights, a .safetensors, and"),
         (Request("load", "{}/hf", loader="InstantTensor"), "InstantTensor: "),
     ],
 )
@@ -274,6 +286,13 @@ for source in (f"{os.getcwd()}/closed/m", "closed/m", "m"):
         said = table.as_html([runs.failed(one, "no") for one in asked])
         assert "<td>a/m</td>" in said and "<td>b/m</td>" in said and "<td>c</td>" in said
         assert "geheim" not in said
+
+    def test_the_csv_says_emptied_only_of_a_page_cache_that_was(self):
+        asked = Request("load", "org/name", cold=True)
+        cold = runs.Result(asked, 1.0, [], 0, 0, "", "")
+        found = [cold, cold._replace(note=sources.make_cold("org/name")), runs.failed(asked, "no")]
+        rows = csv.DictReader(table.as_csv(found).splitlines())
+        assert [row["page cache"] for row in rows] == ["emptied", "not emptied", "n/a"]
 
     def test_every_loader_that_reads_a_checkpoint_as_it_is_can_be_chosen(self):
         assert {"from_pretrained", "safetensors load_file", "Run:ai streamer", "fastsafetensors"} < set(PEERS)

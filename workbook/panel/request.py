@@ -129,6 +129,10 @@ def _problem_with_loader(request, kind):
             return f"{way}: {reason}. Choose another loader."
         if request.dtype != "as saved":
             return f"{way} keeps the types of the file: choose the type as saved."
-        if source != sources.SAMPLE and len(sources.weights(source)) != 1:
-            return f"{way} reads one file of weights, and {source} has {len(sources.weights(source))}."
+        count = sources.safetensors_in(source)
+        takes_all = ALL[way].package == "transformers" and kind == "checkpoint"
+        if source != sources.SAMPLE and count != 1 and not takes_all:
+            return (
+                f"{way} reads one file of weights, a .safetensors, and {source} has {count}: choose another loader."
+            )
     return ""

@@ -10,6 +10,7 @@ from helpers.storage import page_cache, recording
 from workbook import paths
 
 SAMPLE = "sample: SmolLM2"
+NOT_COLD = "not cold"  # begins the note of a run whose weights stayed in the page cache
 _WEIGHTS = (".tensors", ".safetensors", ".bin")
 _HUB_NAME = r"[\w-][\w.-]{0,95}(/[\w-][\w.-]{0,95})?"
 
@@ -89,6 +90,11 @@ def weights(folder):
     return [path for path in found if path.suffix in _WEIGHTS and os.path.isfile(path) and os.access(path, os.R_OK)]
 
 
+def safetensors_in(folder):
+    """How many files a loader that reads one .safetensors may take for it: those right in the directory."""
+    return len(list(Path(folder).glob("*.safetensors"))) if os.path.isdir(folder) else 0
+
+
 def size_and_share(folder):
     """Bytes of the files of weights, and the share of them that is in the page cache."""
     files = weights(folder)
@@ -113,12 +119,12 @@ def make_cold(source):
 
     folder = Path(source)
     if not folder.is_dir():
-        return "not on this disk: not made cold"
+        return f"{NOT_COLD}: not on this disk"
     files = [path for path in folder.rglob("*") if path.is_file() and path.stat().st_size]
     for path in files:
         pagecache.evict(path)
     stayed = max((pagecache.resident(path) for path in files), default=0)
-    return f"not cold: {stayed:.0%} of a file stayed in memory" if stayed > 0.02 else ""
+    return f"{NOT_COLD}: {stayed:.0%} of a file stayed in memory" if stayed > 0.02 else ""
 
 
 def is_recorded(source):

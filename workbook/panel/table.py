@@ -97,6 +97,14 @@ def settings(request):
     }
 
 
+def _in_force(result):
+    """The settings of a result, with the page cache as it was found to be."""
+    found = settings(result.request)
+    if result.request.cold and (result.error or sources.NOT_COLD in result.note):
+        found["page cache"] = _NOT if result.error else "not emptied"
+    return found
+
+
 def in_short(request):
     """The settings that are not the usual ones, in a line."""
     found = settings(request)
@@ -182,7 +190,7 @@ def as_csv(results):
                     request.action,
                     turn,
                     *shown,
-                    *settings(request).values(),
+                    *_in_force(result).values(),
                     result.error or result.note,
                 ]
             )
