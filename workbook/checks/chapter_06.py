@@ -3,7 +3,7 @@
 import math
 import statistics
 
-import numpy
+import numpy as np
 
 from workbook.checks import about, respond
 
@@ -37,7 +37,7 @@ def fair_comparison(answer, *, ours, theirs):
 
     What numpy counts and compares counts as well:
 
-    >>> fair_comparison((numpy.int64(2), numpy.False_), ours=ours, theirs=theirs)[:6]
+    >>> fair_comparison((np.int64(2), np.False_), ours=ours, theirs=theirs)[:6]
     'Right.'
     """
     count = sum(mine < other for mine, other in zip(ours, theirs, strict=True))
@@ -45,7 +45,7 @@ def fair_comparison(answer, *, ours, theirs):
         answer,
         "With the trick on both sides, the rounds are asked one by one, and all of them have to agree.",
         (
-            lambda a: len(a) != 2 or not isinstance(a[1], (bool, numpy.bool_)),
+            lambda a: len(a) != 2 or not isinstance(a[1], (bool, np.bool_)),
             "Two answers are wanted, in brackets: a number of rounds, and True or False.",
         ),
         (
