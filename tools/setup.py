@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 READY = VENV / "ready"
+BEFORE = ROOT / "build" / "venv-before"  # the old environment, until the new one works
 EXTRAS = sys.argv[1] if len(sys.argv) > 1 else "workbook,test,peers,scale,site"
 SPACE = 7 << 30  # bytes; the CPU build of torch needs less, the CUDA build all of it
 NEEDED = (
@@ -105,11 +106,30 @@ def main():
     free = shutil.disk_usage(ROOT).free
     if free < SPACE:
         stop(f"{free >> 30} GB are free here, {SPACE >> 30} GB are needed", "free some space")
-    again = VENV.exists()
-    print("repairing .venv" if again else "making .venv", "(some minutes, once)", flush=True)
-    READY.unlink(missing_ok=True)
-    if again:
-        shutil.rmtree(VENV)
+    print("repairing .venv" if VENV.exists() else "making .venv", "(some minutes, once)", flush=True)
+    _put_aside()
+    try:
+        _make()
+    except BaseException:  # also Ctrl-C; without a package index the old one is better than none
+        shutil.rmtree(VENV, ignore_errors=True)
+        if BEFORE.exists():
+            BEFORE.rename(VENV)
+            print("the environment from before is back in .venv", flush=True)
+        raise
+    shutil.rmtree(BEFORE, ignore_errors=True)
+
+
+def _put_aside():
+    """Move the environment away; one that a killed set-up left half-made is removed, and the one before it stays."""
+    if BEFORE.exists() and not READY.exists():
+        shutil.rmtree(VENV, ignore_errors=True)
+    elif VENV.exists():
+        shutil.rmtree(BEFORE, ignore_errors=True)
+        BEFORE.parent.mkdir(exist_ok=True)
+        VENV.rename(BEFORE)
+
+
+def _make():
     run(
         [sys.executable, "-m", "venv", VENV],
         "the virtual environment could not be made",
