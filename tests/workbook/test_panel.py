@@ -134,7 +134,10 @@ def test_a_saved_model_is_verified(folder, tmp_path):
         (Request("load", "{}/llama", loader="from_pretrained"), "reads a checkpoint"),
         (Request("load", "{}/hf", loader="safetensors load_file", dtype="float16"), "keeps the types"),
         (Request("load", "org/name", loader="safetensors load_file"), "reads one file of weights"),
-        (Request("load", "{}/bin", loader="safetensors load_file"), "reads one file of weights, a .safetensors, and"),
+        (
+            Request("load", "{}/bin", loader="safetensors load_file"),
+            "reads one file of weights, a .safetensors, and",
+        ),
         (Request("load", "{}/hf", loader="InstantTensor"), "InstantTensor: "),
     ],
 )

@@ -132,7 +132,5 @@ def _problem_with_loader(request, kind):
         count = sources.safetensors_in(source)
         takes_all = ALL[way].package == "transformers" and kind == "checkpoint"
         if source != sources.SAMPLE and count != 1 and not takes_all:
-            return (
-                f"{way} reads one file of weights, a .safetensors, and {source} has {count}: choose another loader."
-            )
+            return f"{way} reads one file of weights, a .safetensors, and {source} has {count}: choose another loader."
     return ""

@@ -71,7 +71,8 @@ def kind(source):
     ('saved', 'name', 'missing', 'checkpoint')
     """
     saved, *checkpoint = (
-        os.path.exists(os.path.join(source, name)) for name in ("model.json", "config.json", "model_index.json")
+        os.path.exists(os.path.join(source, name))
+        for name in ("model.json", "config.json", "model_index.json")
     )
     if is_address(source) or saved or os.path.isfile(source):
         return "saved"
@@ -87,7 +88,11 @@ def weights(folder):
     if not os.path.isdir(folder):
         return []
     found = [path for pattern in ("*", "*/*") for path in Path(folder).glob(pattern)]
-    return [path for path in found if path.suffix in _WEIGHTS and os.path.isfile(path) and os.access(path, os.R_OK)]
+    return [
+        path
+        for path in found
+        if path.suffix in _WEIGHTS and os.path.isfile(path) and os.access(path, os.R_OK)
+    ]
 
 
 def safetensors_in(folder):
