@@ -134,9 +134,7 @@ def _resume(freeze):
         _open -= 1
         if _open:
             return
-        if (
-            freeze and not gc.get_freeze_count()
-        ):  # only once: it would keep all that is garbage by then for good
+        if freeze and not gc.get_freeze_count():  # once: what is garbage by then would be kept for good
             gc.freeze()
         (gc.enable if _was_collecting else gc.disable)()
 
