@@ -12,7 +12,9 @@ import time
 from collections import namedtuple
 
 import architectures
+import diffusers
 import pytest
+import torch
 
 from helpers.errors import ModelError, NotAModel, StorageError
 from workbook import machine, paths
@@ -27,6 +29,7 @@ from workbook.bench import (
     remote,
     report,
     run,
+    saving,
     serve_cluster,
     states,
     streaming,
@@ -426,6 +429,44 @@ def test_too_little_memory_is_said_before_anything_is_written(tiny, tmp_path, mo
     with pytest.raises(StorageError, match=r"needs [\d,]+ bytes of memory, 1,000 are available"):
         models.make(models.Model(str(tiny), tmp_path), ["hf"])
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def small_unet():
+    blocks = {"down_block_types": ("CrossAttnDownBlock2D",), "up_block_types": ("CrossAttnUpBlock2D",)}
+    small = {"block_out_channels": (8,), "norm_num_groups": 4, "cross_attention_dim": 16}
+    return diffusers.UNet2DConditionModel(sample_size=8, attention_head_dim=2, **small, **blocks)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_a_unet_keeps_its_type_in_every_format_and_on_every_way(dtype, tmp_path, monkeypatch, capsys):
+    small_unet().to(dtype).save_pretrained(tmp_path / "unet")
+    model = models.Model(str(tmp_path / "unet"), tmp_path / "files")
+    models.make(model, ["hf", "torch", "helpers"])
+    for name in ("from_pretrained", "torch.load", "helpers mapped"):
+        assert ALL[name].load(model, "cpu").dtype == dtype, name
+    saved = []
+    monkeypatch.setattr(saving, "_stock", lambda loaded, path: saved.append(loaded.dtype))
+    monkeypatch.setattr(saving, "_ours", lambda loaded, path: saved.append(loaded.dtype))
+    saving.main(model.hf, 1)
+    assert set(saved) == {dtype}
+
+
+def test_saving_begins_with_a_turn_that_does_not_count_and_then_takes_turns_in_going_first(
+    tiny_files, monkeypatch, capsys
+):
+    done = []
+    for name in ("_stock", "_ours"):
+        save = getattr(saving, name)
+        monkeypatch.setattr(
+            saving, name, lambda *given, save=save, name=name: done.append(name) or (save(*given), len(done))
+        )
+    saving.main(tiny_files.hf, 2)
+    assert done == ["_stock", "_ours", "_ours", "_stock", "_stock", "_ours"]
+    times = json.loads(capsys.readouterr().out)
+    assert {name: [turn for _, turn in found] for name, found in times.items()} == {
+        "write_module": [4, 5],
+        "serialise": [3, 6],
+    }
 
 
 def test_an_unknown_model_is_refused(tmp_path):

@@ -145,21 +145,24 @@ def check_memory(size):
 
 def _source(name):
     """A function that gives the model with its weights, and their size in bytes."""
-    import torch
-
     if name in SHAPES or name == "sd-unet":
+        import torch
+
         build = _stable_diffusion_unet if name == "sd-unet" else lambda: _llama(SHAPES[name])
         with torch.device("meta"):
             size = sum(p.numel() * p.element_size() for p in build().parameters())
         return lambda: _filled(build), size
+    from helpers.checkpoint import files as checkpoint
+    from helpers.checkpoint import open_checkpoint
     from workbook.samples import smollm2
 
     folder = smollm2() if name == "smollm2" else Path(name)
     size = sum(path.stat().st_size for path in folder.iterdir() if path.suffix in (".safetensors", ".bin"))
-    cls = class_of(folder)
-    if hasattr(cls, "load_config"):  # diffusers would make everything float32
-        return lambda: cls.from_pretrained(folder, torch_dtype=torch.bfloat16), size
-    return lambda: cls.from_pretrained(folder), size
+    config = checkpoint.config_of(folder)
+    if "_class_name" in config:  # diffusers itself would make everything float32
+        return lambda: open_checkpoint(folder)[0], size
+    cls = checkpoint.architecture(folder, config)
+    return lambda: checkpoint.loaded(cls, folder, dtype="auto")[0], size
 
 
 def _stable_diffusion_unet():
