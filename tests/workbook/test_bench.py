@@ -22,6 +22,7 @@ from workbook.bench import __main__ as bench_main
 from workbook.bench import (
     besides,
     chart,
+    loaders,
     memory,
     models,
     pagecache,
@@ -30,9 +31,10 @@ from workbook.bench import (
     report,
     run,
     saving,
-    serve_cluster,
+    scaling,
     states,
     streaming,
+    variants,
 )
 from workbook.bench.routes import ALL, TRICKS, trick_of
 from workbook.samples import servers
@@ -159,6 +161,71 @@ def test_a_wrong_first_token_gets_no_time():
     whole = "fresh process to first token"
     assert report.ratios({"runs": runs}, "warm", "a", whole) == pytest.approx([1 / 3])
     assert report.ratios({"runs": runs}, "warm", "b", whole) == []
+
+
+@pytest.mark.usefixtures("asked_before")
+def test_a_wrong_first_token_gets_no_time_where_the_reference_is_no_route(tiny_files, monkeypatch):
+    tokens = {"from_pretrained": 5, "helpers mapped": 6, "torch.load": 5}
+    found = {name: {"token": token, "score": 1.0, "total": 1.0} for name, token in tokens.items()}
+    monkeypatch.setattr(run, "start", lambda model, device, recordings, name: dict(found[name]))
+    said = []
+    result = run.measure(tiny_files, ["helpers mapped", "torch.load"], 1, "cpu", ["warm"], said.append)
+    assert [(r["route"], r.get("failed")) for r in result["runs"]] == [
+        ("helpers mapped", "wrong result"),
+        ("torch.load", None),
+    ]
+    assert "from_pretrained" in said[0]
+    found["from_pretrained"] = {"failed": "no memory"}
+    with pytest.raises(RuntimeError, match="from_pretrained, which the others are judged by: no memory"):
+        run.measure(tiny_files, ["torch.load"], 1, "cpu", ["warm"], said.append)
+
+
+@pytest.mark.usefixtures("asked_before")
+def test_a_read_of_weights_that_stayed_in_memory_is_no_row_of_the_storage(tiny_files, monkeypatch):
+    monkeypatch.setattr(states, "_SETTLE", 0)
+    monkeypatch.setattr(pagecache, "resident", lambda path: 1.0)
+    monkeypatch.setattr(run, "start", lambda *_: {"token": 5, "score": 1.0, "total": 1.0})
+    result = run.measure(tiny_files, ["from_pretrained"], 1, "cpu", ["weights cold"], lambda said: None)
+    assert result["storage"] == []
+    assert result["runs"][0]["failed"].startswith("not cold")
+
+
+@pytest.mark.parametrize(("device", "hidden"), [("cpu", True), ("cuda", False)])
+def test_a_start_on_the_cpu_sees_no_gpu(device, hidden, tiny_files, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    given = []
+
+    def fails(*_, env, **__):
+        given.append(env)
+        raise OSError("no process")
+
+    monkeypatch.setattr(run.subprocess, "Popen", fails)
+    with pytest.raises(OSError, match="no process"):
+        run.start(tiny_files, device, "recordings", "guide's snippet")
+    assert (given[0].get("CUDA_VISIBLE_DEVICES") == "") == hidden
+
+
+@pytest.mark.parametrize(
+    "load",
+    [ALL["guide's snippet"].load, lambda model, _: loaders.tensorizer_from_store(model, "s3://nowhere/m")],
+    ids=["guide's snippet", "from a store"],
+)
+def test_stock_tensorizer_is_told_its_device(load, tiny_files, monkeypatch):
+    def reader(*_, device=None, **__):
+        raise RuntimeError(f"onto {device}")
+
+    monkeypatch.setattr("tensorizer.TensorDeserializer", reader)
+    with pytest.raises(RuntimeError, match="onto cpu"):
+        load(tiny_files, "cpu")
+
+
+def test_variants_are_started_cold_only_from_weights_that_have_left(tiny_files, tmp_path, monkeypatch):
+    monkeypatch.setattr(states, "_SETTLE", 0)
+    monkeypatch.setattr(pagecache, "evict", lambda path: None)
+    monkeypatch.setattr(variants, "_start", lambda *_: {"token": 5})
+    monkeypatch.setattr(variants, "_together", lambda folders: 1)
+    with pytest.raises(ModelError, match="is not cold: 100% of the weights stayed"):
+        variants.measure(tiny_files, tmp_path, 1)
 
 
 def test_break_even_is_against_the_best_that_needs_no_second_copy():
@@ -545,8 +612,8 @@ def test_what_is_recorded_beside_the_table_becomes_rows_of_it(tmp_path):
     remote = {"limit": "80m", "starts": starts, "busy": busy, "transfers": {"helpers": [1.2], "curl": [1.0]}}
     memory = [{"replicas": 2, "server": {"pss": 3e8}, "each": [{"pss": 2e9}, {"pss": 1e9}]}]
     turn = {"standby": 0.5, "from_pretrained": 5.0, "ready": 3.0}
-    states = {state: {"seconds": 9.0} for state in serve_cluster.STATES}
-    quick = {state: {"seconds": 3.0} for state in serve_cluster.STATES}
+    states = {state: {"seconds": 9.0} for state in scaling.STATES}
+    quick = {state: {"seconds": 3.0} for state in scaling.STATES}
     ways = [("today", states, []), ("idle", states, [7e7]), ("preloaded", quick, [4e8, 4e8])]
     runs = [{"way": way, "states": times, "idle": idle} for way, times, idle in ways]
     start = {"warm": [{"total": 2.0}], "weights cold": [{"total": 4.0}], "bytes": 3e9}
@@ -577,12 +644,12 @@ def test_the_weights_of_a_further_replica_are_made_cold_or_it_is_said_why_not(tm
     if states.bring("weights cold", path, ()).get("failed"):
         pytest.skip("this filesystem keeps files in memory")
     pagecache.read_through(path)
-    serve_cluster._make_cold(path)
+    states.make_cold(path)
     assert pagecache.resident(path) < 0.02
     monkeypatch.setattr(pagecache, "evict", lambda path: None)
     pagecache.read_through(path)
     with pytest.raises(ModelError, match="is not cold: 100% of the weights stayed"):
-        serve_cluster._make_cold(path)
+        states.make_cold(path)
 
 
 def test_the_figures_in_data_readme_are_those_of_the_recorded_run():

@@ -58,7 +58,7 @@ def safetensors_load_file(model, device):
 
 
 def guide_snippet(model, device):
-    """The guide's snippet as it is written."""
+    """The guide's snippet as it is written, with the device named: it takes a GPU wherever there is one."""
     with phase("imports"):
         from tensorizer import TensorDeserializer
         from tensorizer.utils import no_init_or_tensor
@@ -67,7 +67,7 @@ def guide_snippet(model, device):
     with phase("empty model"), no_init_or_tensor():
         empty = from_config(model, cls)
     with phase("load"):
-        deserializer = TensorDeserializer(str(model.file("guide")), plaid_mode=True)
+        deserializer = TensorDeserializer(str(model.file("guide")), plaid_mode=True, device=device)
         deserializer.load_into_module(empty)
         deserializer.close()
     return empty
@@ -171,7 +171,7 @@ def tensorizer_from_store(model, uri):
     cls = model.model_class()
     with no_init_or_tensor():
         loaded = from_config(model, cls)
-    deserialiser = TensorDeserializer(uri)
+    deserialiser = TensorDeserializer(uri, device="cpu")
     deserialiser.load_into_module(loaded)
     deserialiser.close()
     return loaded.eval()

@@ -112,11 +112,14 @@ def transfers(path, rounds, report=print):
 def _start(name, bucket, hf):
     import psutil
 
+    from workbook.bench.run import NO_GPU  # here: each start that is timed imports this file
+
     since = [str(time.perf_counter()), str(psutil.cpu_times().idle)]
     done = subprocess.run(
         [sys.executable, "-m", "workbook.bench.remote", "start", name, bucket, str(hf), *since],
         capture_output=True,
         text=True,
+        env=os.environ | NO_GPU,
     )
     if done.returncode or "was not fetched ahead" in done.stderr:
         raise RuntimeError(f"{name}: {done.stderr[-500:]}")

@@ -17,6 +17,7 @@ from workbook.bench.routes import ALL, trick_of
 from workbook.bench.states import STATES, bring, check_possible
 
 REFERENCE = "from_pretrained"
+NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}  # in the environment of what is measured on the CPU
 PACKAGES = (
     "torch", "transformers", "diffusers", "tensorizer", "safetensors", "runai-model-streamer",
     "fastsafetensors", "flashpack", "instanttensor",
@@ -64,7 +65,7 @@ def measure(model, routes, rounds, device, states=STATES, report=print, keep=lam
     StorageError
         ``all cold`` is asked for in a process that has imported torch.
     RuntimeError
-        The reference route cannot run, which shows what a start reads.
+        The reference route cannot run, which shows what a start reads and what its first token is.
     """
     check_possible(states)
     result = {
@@ -83,20 +84,26 @@ def measure(model, routes, rounds, device, states=STATES, report=print, keep=lam
     with tempfile.TemporaryDirectory(prefix="bench-") as recordings:
         begin = functools.partial(start, model, device, recordings)
         files = libraries(model, routes)
+        reference = None
         try:
+            if REFERENCE not in routes:
+                reference = begin(REFERENCE)
+                if "failed" in reference:
+                    raise RuntimeError(f"{REFERENCE}, which the others are judged by: {reference['failed']}")
+                report(f"its first token, to judge the others by  {REFERENCE}: {_summary(reference)}")
             for name in routes:
                 if trick_of(name) == "cold_start":
                     first = _summary(begin(name))
                     report(f"first start, to record what the imports read  {name}: {first}")
             for turn in range(rounds):
-                if set(states) - {"warm"}:
-                    result["storage"].append(_plain_read(model))
+                if set(states) - {"warm"} and (read := _plain_read(model)):
+                    result["storage"].append(read)
                 for state in states:
                     for name in routes:
                         run = {"round": turn, "state": state, "route": name}
                         run |= _one(model, name, state, files, begin)
                         result["runs"].append(run)
-                        _judge(result["runs"])
+                        _judge(result["runs"], reference)
                         report(f"round {turn + 1}/{rounds}  {state:<12}  {name:<34} {_summary(run)}")
                         keep(result)
         except KeyboardInterrupt:
@@ -106,7 +113,7 @@ def measure(model, routes, rounds, device, states=STATES, report=print, keep=lam
             whole = len(routes) * len(states)
             if last and sum(run["round"] == last for run in result["runs"]) < whole:
                 result["runs"] = [run for run in result["runs"] if run["round"] < last]
-    _judge(result["runs"])
+    _judge(result["runs"], reference)
     return result
 
 
@@ -162,9 +169,10 @@ def _version(name):
 
 
 def _plain_read(model):
-    """Seconds of a plain sequential cold read of the weights: the storage's own limit."""
+    """Seconds of a plain sequential cold read of the weights: the storage's own limit. None where they stayed."""
     path = model.file("helpers" if (model.folder / "helpers").exists() else "hf")
-    bring("weights cold", path, ())
+    if "failed" in bring("weights cold", path, ()):
+        return None
     return {"bytes": path.stat().st_size, "seconds": pagecache.read_through(path)}
 
 
@@ -220,6 +228,8 @@ def start(model, device, recordings, name):
     """
     # what cold_start recorded for one route is not another route's, nor this user's
     own = os.environ | {"XDG_CACHE_HOME": os.path.join(recordings, name)}
+    if device == "cpu":
+        own |= NO_GPU
     arguments = {"name": model.name, "folder": str(model.folder), "route": name, "device": device}
     command = [sys.executable, "-m", "workbook.bench.child"]
     spawned = time.perf_counter()
@@ -241,9 +251,9 @@ def start(model, device, recordings, name):
     return json.loads(out.strip().splitlines()[-1])
 
 
-def _judge(runs):
+def _judge(runs, reference=None):
     """A route whose first token is not the reference's gets no time."""
-    reference = next((r for r in runs if r["route"] == REFERENCE and "token" in r), None)
+    reference = reference or next((r for r in runs if r["route"] == REFERENCE and "token" in r), None)
     for run in runs:
         if reference and "token" in run and "failed" not in run:
             close = abs(run["score"] - reference["score"]) <= 0.02 * abs(reference["score"]) + 1e-3

@@ -12,7 +12,7 @@ import psutil
 from helpers.errors import ModelError
 from workbook import replicas
 from workbook.bench import pagecache
-from workbook.bench.states import bring
+from workbook.bench.states import make_cold
 
 # "idle" has as many idle workers as "preloaded", but they have imported nothing
 WAYS = ("today", "idle", "preloaded")
@@ -82,7 +82,7 @@ def cluster(way, source, folder):
                 serve.delete(wanted.name)
                 wanted = Path(folder, "second")  # a new name, of which Ray remembers no requests
                 handle = _run(source, wanted, 0)
-                _make_cold(weights)
+                make_cold(weights)
             else:
                 pagecache.read_through(weights)
                 _rest()
@@ -163,12 +163,6 @@ def _one_more(handle, wanted, known):
         if not found and seconds > _STEP:
             raise ModelError("ray", "the new replica gets no request", "See what else runs here.")
     return found
-
-
-def _make_cold(weights):
-    reached = bring("weights cold", weights, ())
-    if "failed" in reached:
-        raise ModelError(weights, f"is {reached['failed']}", "See what maps it.")
 
 
 def _workers(*names):

@@ -7,7 +7,7 @@ nothing is, as after the machine has started.
 import time
 from pathlib import Path
 
-from helpers.errors import StorageError
+from helpers.errors import ModelError, StorageError
 from helpers.storage.page_cache import pull
 from workbook.bench import pagecache
 
@@ -69,6 +69,23 @@ def bring(state, weights, others):
     pagecache.evict(weights)
     found = {"resident": pagecache.resident(weights)}
     return _settled(found)
+
+
+def make_cold(weights):
+    """Take the weights alone out of the page cache, and wait.
+
+    Parameters
+    ----------
+    weights : path-like
+
+    Raises
+    ------
+    ModelError
+        They stayed.
+    """
+    reached = bring("weights cold", weights, ())
+    if "failed" in reached:
+        raise ModelError(weights, f"is {reached['failed']}", "See what maps it.")
 
 
 def _all_cold(weights, others):

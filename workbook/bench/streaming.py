@@ -11,6 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+from workbook.bench.run import NO_GPU
+
 LOADERS = ("tensorizer", "helpers")
 
 
@@ -56,7 +58,9 @@ def measure(model, rounds):
                     store.bucket,
                     str(model.hf),
                 ]
-                done = subprocess.run(command, capture_output=True, text=True, check=True)
+                done = subprocess.run(
+                    command, capture_output=True, text=True, check=True, env=os.environ | NO_GPU
+                )
                 run = json.loads(done.stdout.strip().splitlines()[-1])
                 found[name].append(run["seconds"])
                 tokens.add(run["token"])

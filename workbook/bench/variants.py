@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from workbook import paths
-from workbook.bench import memory, models, pagecache
+from workbook.bench import memory, models, pagecache, states
 
 VOICES = 4
 
@@ -72,6 +72,13 @@ def measure(model, place, rounds):
         ``adapters``: for each round, what both ways said. ``memory``: proportional bytes of ``one`` process and
         of ``four`` with different adapters. ``precisions``: for each, ``bytes`` and for each state what its starts
         said.
+
+    Raises
+    ------
+    RuntimeError
+        The two ways gave different first tokens.
+    ModelError
+        A start failed, or weights did not become cold.
     """
     saved, hf = model.file("helpers").parent, model.file("hf").parent
     for file in (saved / "model.tensors", *hf.glob("*.safetensors")):
@@ -90,7 +97,7 @@ def measure(model, place, rounds):
         file = folder / "model.tensors"
         said = {"bytes": file.stat().st_size, "warm": [], "weights cold": []}
         for _ in range(rounds):
-            pagecache.evict(file)
+            states.make_cold(file)
             said["weights cold"].append(_start("helpers", folder))
             said["warm"].append(_start("helpers", folder))
         found["precisions"][name] = said
