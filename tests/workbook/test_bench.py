@@ -10,13 +10,14 @@ import subprocess
 import sys
 import time
 from collections import namedtuple
+from concurrent.futures import ThreadPoolExecutor
 
 import architectures
 import diffusers
 import pytest
 import torch
 
-from helpers.errors import ModelError, NotAModel, StorageError
+from helpers.errors import ModelError, NotAModel, StorageError, UnsupportedModel
 from workbook import machine, paths
 from workbook.bench import __main__ as bench_main
 from workbook.bench import (
@@ -32,6 +33,8 @@ from workbook.bench import (
     run,
     saving,
     scaling,
+    scratch,
+    standby,
     states,
     streaming,
     variants,
@@ -534,6 +537,78 @@ def test_saving_begins_with_a_turn_that_does_not_count_and_then_takes_turns_in_g
         "write_module": [4, 5],
         "serialise": [3, 6],
     }
+
+
+@pytest.mark.parametrize(
+    "name", ["BertForSequenceClassification", "T5ForConditionalGeneration", "ViTForImageClassification"]
+)
+def test_a_model_without_a_first_token_is_refused_before_anything_is_written(name, tmp_path):
+    architectures.build(name).save_pretrained(tmp_path / "m")
+    with pytest.raises(
+        UnsupportedModel, match=f"is a {name}, of which the benchmark computes no first token"
+    ):
+        models.make(models.Model(str(tmp_path / "m"), tmp_path / "files"), ["hf", "torch"])
+    assert not list((tmp_path / "files").iterdir())
+
+
+@pytest.mark.parametrize("field", ["architectures", "_class_name"])
+def test_a_class_that_nobody_knows_is_named_in_a_sentence(field, tmp_path):
+    name = "NobodyKnows"
+    config = {"model_type": "llama", field: [name] if field == "architectures" else name}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UnsupportedModel, match="is a NobodyKnows, which the installed"):
+        models.prepare(str(tmp_path), {"hf"}, tmp_path / "files")  # through the other process
+
+
+def test_the_files_of_a_model_in_a_folder_above_stay_in_the_scratch_folder(tiny, tmp_path, monkeypatch):
+    (tiny / "below").mkdir()
+    monkeypatch.chdir(tiny / "below")
+    monkeypatch.setattr(models, "make", lambda model, missing: None)
+    monkeypatch.setattr(models, "check_memory", lambda size: None)
+    monkeypatch.setattr(models, "ProcessPoolExecutor", lambda *_, **__: ThreadPoolExecutor(1))
+    monkeypatch.setattr(models.Model, "file", lambda model, form: tiny / "config.json")
+    assert models.prepare("..", {"hf"}, tmp_path / "s").folder == tmp_path / "s" / "tiny"
+
+
+@pytest.mark.parametrize("part", [memory, standby, scaling, variants], ids=lambda part: part.__name__)
+def test_every_measurement_ends_with_a_sentence_where_there_is_no_such_model(part, monkeypatch):
+    monkeypatch.setattr("workbook.replicas.require_ray", lambda: None)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    with pytest.raises(SystemExit, match="/nowhere/at/all: is no model of the benchmark. Choose smollm2"):
+        part.main("/nowhere/at/all")
+    assert scratch_left() == []
+
+
+def test_the_files_of_a_users_model_are_there_while_its_starts_from_a_store_are_timed(
+    tiny_files, tmp_path, monkeypatch
+):
+    def prepare(name, forms, place):
+        return models.Model(name, shutil.copytree(tiny_files.folder, place / "m"))
+
+    monkeypatch.setattr(models, "prepare", prepare)
+    there = []
+    monkeypatch.setattr(
+        remote, "starts", lambda model, rounds: there.append(model.hf.exists()) or ({"a": [1.0]}, {})
+    )
+    monkeypatch.setattr(remote, "transfers", lambda path, rounds: there.append(path.exists()) or {"b": [1.0]})
+    monkeypatch.setattr(sys, "argv", ["remote", "--model", "mine"])
+    remote.main()
+    assert there == [True, True]
+    assert scratch_left() == []
+
+
+def test_what_a_killed_run_has_left_goes_at_the_next_start(tiny_files, tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "CACHE", tmp_path)
+    monkeypatch.setattr(models, "prepare", lambda *_: tiny_files)
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        pass
+    left, used = (tmp_path / f".bench-{pid}-abc" for pid in (ended.pid, os.getpid()))
+    left.mkdir()
+    used.mkdir()
+    with scratch.prepared("mine", {"hf"}) as (_, place):
+        assert place.parent == tmp_path
+        assert not left.exists() and used.exists()
+    assert list(tmp_path.iterdir()) == [used]
 
 
 def test_an_unknown_model_is_refused(tmp_path):

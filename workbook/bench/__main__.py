@@ -3,12 +3,9 @@
 import argparse
 import json
 import sys
-import tempfile
 from pathlib import Path
 
-from helpers.errors import ModelError
-from workbook import paths
-from workbook.bench import models, pictures, report, run, streaming
+from workbook.bench import models, pictures, report, run, scratch, streaming
 from workbook.bench.routes import ALL, ON_CPU, ON_CUDA
 from workbook.bench.states import STATES
 
@@ -43,13 +40,8 @@ def main():
         print(f"{name}: {reason}", flush=True)
     if not good:
         sys.exit("none of these routes can run here")
-    paths.CACHE.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=paths.CACHE, prefix=".bench-") as scratch:
-        print("preparing the files", flush=True)
-        try:
-            model = models.prepare(given.model, {ALL[name].form for name in good}, Path(scratch))
-        except ModelError as error:
-            sys.exit(str(error))
+    print("preparing the files", flush=True)
+    with scratch.prepared(given.model, {ALL[name].form for name in good}) as (model, _):
 
         def keep(result):  # after every step: the next one may fail, and an hour would be lost
             if given.json and result["runs"]:

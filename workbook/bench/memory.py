@@ -10,11 +10,9 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 from helpers.errors import ModelError, StorageError
-from workbook import paths
 
 WAYS = ("helpers mapped", "helpers read", "from_pretrained")
 COUNTS = (1, 2, 4)
@@ -106,12 +104,10 @@ def counted(replicas, way):
 
 
 def main(name, target=None):
-    from workbook.bench import models
+    from workbook.bench import scratch
     from workbook.machine import facts
 
-    paths.CACHE.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=paths.CACHE, prefix=".bench-") as scratch:
-        model = models.prepare(name, {"hf", "helpers"}, Path(scratch))
+    with scratch.prepared(name, {"hf", "helpers"}) as (model, _):
         result = {"model": name, "machine": facts(), "bytes": model.file("helpers").stat().st_size}
         result["memory"] = measure(model)
     for row in result["memory"]:

@@ -6,10 +6,11 @@ import shutil
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
-from helpers.errors import ModelError, NotAModel, StorageError
+from helpers.errors import ModelError, NotAModel, StorageError, UnsupportedModel
 from helpers.format import manifest
 from helpers.storage import atomic as commit
 from workbook import paths
+from workbook.bench.child import first_token
 from workbook.bench.files import FORMATS, Model, class_of
 
 __all__ = ["FORMATS", "NAMES", "SHAPES", "Model", "check_memory", "class_of", "make", "prepare"]
@@ -64,12 +65,16 @@ def prepare(name, forms, scratch):
         No such name and no such directory.
     StorageError
         Too little disk or memory: said before anything is written, with the bytes needed.
+    CorruptFile
+        The user's own model cannot be loaded.
+    UnsupportedModel
+        Its class is unknown, or it is of a kind that the benchmark cannot time.
     """
     if name not in NAMES and not (Path(name) / "config.json").is_file():
         raise NotAModel(
             name, "is no model of the benchmark", f"Choose {', '.join(NAMES)} or a Hugging Face directory."
         )
-    folder = (paths.CACHE / "bench" if name in NAMES else scratch) / Path(name).name
+    folder = (paths.CACHE / "bench" if name in NAMES else scratch) / os.path.basename(os.path.abspath(name))
     model = Model(name, folder)
     if (folder / "helpers").exists() and not _is_current(folder / "helpers"):
         shutil.rmtree(folder / "helpers")
@@ -96,6 +101,8 @@ def make(model, missing):
     ------
     StorageError
         Too little disk or memory: said before anything is written, with the bytes needed.
+    CorruptFile, UnsupportedModel
+        As `prepare`.
     """
     from transformers.utils import logging
 
@@ -111,6 +118,8 @@ def make(model, missing):
         )
     check_memory(size)
     weights = source()
+    if model.name not in NAMES:
+        _check_measurable(model.name, weights)
     for form in missing:
         with commit.directory(model.folder / form, overwrite=False, strangers=None) as place:
             _write(weights, form, place)
@@ -141,6 +150,20 @@ def check_memory(size):
             f"the benchmark needs {int(2.2 * size):,} bytes of memory, {available:,} are available",
             "Choose a smaller --model.",
         )
+
+
+def _check_measurable(name, weights):
+    """Refuse a model of which no first token can be computed."""
+    try:
+        first_token(weights)
+    except Exception as error:  # of many types: each kind of model misses something else
+        raise UnsupportedModel(
+            name,
+            f"is a {type(weights).__name__}, of which the benchmark computes no first token "
+            f"({type(error).__name__})",
+            "It times language models (such as a LlamaForCausalLM) and UNets that take a text "
+            "(UNet2DConditionModel).",
+        ) from error
 
 
 def _source(name):

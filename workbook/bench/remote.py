@@ -201,25 +201,22 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every measurement there")
     given = parser.parse_args()
-    from workbook import paths
-    from workbook.bench import models
+    from workbook.bench import scratch
     from workbook.machine import facts
 
-    paths.CACHE.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=paths.CACHE, prefix=".bench-") as scratch:
-        model = models.prepare(given.model, {"guide", "helpers"}, Path(scratch))
-    path = model.file("helpers")
-    seconds, busy = starts(model, given.rounds)
-    result = {
-        "model": given.model,
-        "bytes": path.stat().st_size,
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "machine": facts(),
-        "starts": seconds,
-        "busy": busy,
-        "limit": LIMIT,
-        "transfers": transfers(path, given.rounds),
-    }
+    with scratch.prepared(given.model, {"guide", "helpers"}) as (model, _):
+        path = model.file("helpers")
+        seconds, busy = starts(model, given.rounds)
+        result = {
+            "model": given.model,
+            "bytes": path.stat().st_size,
+            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "machine": facts(),
+            "starts": seconds,
+            "busy": busy,
+            "limit": LIMIT,
+            "transfers": transfers(path, given.rounds),
+        }
     if given.json:
         given.json.parent.mkdir(parents=True, exist_ok=True)
         given.json.write_text(json.dumps(result, indent=1) + "\n")

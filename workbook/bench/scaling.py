@@ -22,7 +22,7 @@ from pathlib import Path
 import psutil
 
 from helpers.errors import ModelError
-from workbook import paths, replicas
+from workbook import replicas
 from workbook.bench.serve_cluster import STATES, WAYS
 
 _CLUSTER = 400  # seconds that one cluster may take
@@ -123,14 +123,12 @@ def _print(runs):
 
 
 def main(name, target=None, rounds=5):
-    from workbook.bench import models
+    from workbook.bench import scratch
     from workbook.machine import facts
 
     replicas.require_ray()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ended either way, it ends its clusters
-    paths.CACHE.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=paths.CACHE, prefix=".bench-") as scratch:
-        model = models.prepare(name, {"hf", "helpers"}, Path(scratch))
+    with scratch.prepared(name, {"hf", "helpers"}) as (model, _):
         result = {"model": name, "machine": facts(), "bytes": model.file("helpers").stat().st_size}
         result["ray"] = version("ray")
 

@@ -16,8 +16,7 @@ import time
 from pathlib import Path
 
 from helpers import Standby
-from workbook import paths
-from workbook.bench import models, pagecache, run
+from workbook.bench import pagecache, run, scratch
 
 COUNTS = (1, 2, 4)
 
@@ -106,9 +105,7 @@ def _replica(model, requested, said):
 
 
 def main(name, target=None, rounds=5):
-    paths.CACHE.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=paths.CACHE, prefix=".bench-") as scratch:
-        model = models.prepare(name, {"hf", "helpers"}, Path(scratch))
+    with scratch.prepared(name, {"hf", "helpers"}) as (model, _):
         result = {"model": name, "bytes": model.file("helpers").stat().st_size}
         result |= measure(model, int(rounds))
     from workbook.machine import facts  # imports torch, whose pages the server would have shared

@@ -10,12 +10,10 @@ import json
 import multiprocessing
 import statistics
 import sys
-import tempfile
 import time
 from pathlib import Path
 
-from workbook import paths
-from workbook.bench import memory, models, pagecache, states
+from workbook.bench import memory, pagecache, scratch, states
 
 VOICES = 4
 
@@ -123,10 +121,7 @@ def _together(folders):
 
 
 def main(name, target=None, rounds=5):
-    paths.CACHE.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=paths.CACHE, prefix=".bench-") as scratch:
-        place = Path(scratch)
-        model = models.prepare(name, {"hf", "helpers"}, place)
+    with scratch.prepared(name, {"hf", "helpers"}) as (model, place):
         # in a process of its own: maps of this one would share pages with the processes measured
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             pool.apply(make, (model, place))
