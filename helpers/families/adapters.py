@@ -16,6 +16,7 @@ from helpers.families import (
     base_settings,
     by_name,
     diffusers,
+    generation,
     library,
     peft_layers,
     transformers,
@@ -53,7 +54,8 @@ def save(model: Any, folder: Path, trusted: Any) -> Parts:
     ------
     UnsupportedModel
         The base is no saved model, or no longer what was saved; or the adapters are of a kind that is
-        not supported, or in a state that their configurations do not build again (merged, scaled by hand).
+        not supported, or in a state that their configurations do not build again (merged, scaled by hand); or the
+        base has settings that are not kept.
     """
     base = _base_of(model)
     name = f"peft.{type(model).__name__}" if model is not base else f"{library.name_of(type(model))}"
@@ -78,7 +80,7 @@ def save(model: Any, folder: Path, trusted: Any) -> Parts:
         )
     names = _of_the_base(tensors, opened, _prefix(model, base), name)
     (folder / base_model.NAME).write_text(json.dumps(base_model.reference(opened, folder), indent=1) + "\n")
-    transformers.write_generation(base, folder)
+    generation.write(base, folder)
     own = {key: held for key, held in tensors.items() if key not in names}
     settings |= {"names": names, "structure": structure}
     settings["base"] = base_settings.changes(base, _base_of(built), name)
@@ -132,7 +134,7 @@ def finish(opened: Opened, skeleton: None, weights: Any, children: dict, options
 
     model = fill(Skeleton(functools.cache(build), label), whole, options)
     base_settings.set_again(base, opened, options)
-    transformers.read_generation(base, opened)
+    generation.read(base, opened)
     return model
 
 

@@ -145,6 +145,20 @@ def read_json(folder: Path, label: str, name: str) -> dict:
         return dict(json.loads((folder / name).read_text()))
 
 
+def differing(settings: dict, again: dict) -> set[str]:
+    """The names of settings that are not the same after they were JSON, which makes lists of tuples."""
+    names = {*settings, *again}
+    return {name for name in names if not _is_same(settings.get(name), again.get(name))}
+
+
+def _is_same(one, other):
+    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
+        return len(one) == len(other) and all(map(_is_same, one, other))
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_is_same(one[key], other[key]) for key in one)
+    return bool(one == other) or repr(one) == repr(other)  # NaN is not equal to itself
+
+
 def _is_pipeline_package(parts):
     return parts[:2] == ["diffusers", "pipelines"] and len(parts) == 3 and parts[2].isidentifier()
 

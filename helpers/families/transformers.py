@@ -10,13 +10,11 @@ from typing import Any
 
 import torch
 
-from helpers.families import Parts, implementations, library
+from helpers.families import Parts, generation, implementations, library
 from helpers.modules.skeleton import Skeleton, capture_rehearsed, fill
 from helpers.options import Options
 from helpers.saved.opened import Opened
 from helpers.timeline import phase
-
-_GENERATION = "generation_config.json"
 
 
 def owns(model: object) -> bool:
@@ -39,13 +37,13 @@ def save(model: Any, folder: Path, trusted: Any) -> Parts:
     ------
     UnsupportedModel
         The model is quantised, or it cannot be built again from its configuration (adapters or
-        layers were added): said now, not at the next cold start.
+        layers were added), or its settings are not kept: said now, not at the next cold start.
     """
     name = library.name_of(type(model))
     assert name is not None
     library.refuse_quantised(model, name)
     model.config.to_json_file(folder / "config.json")
-    write_generation(model, folder)
+    generation.write(model, folder)
     settings = {"implementations": implementations.read(model)}
     ready = []
     if not library.is_shown(name):
@@ -93,28 +91,8 @@ def finish(opened: Opened, skeleton: Skeleton, weights: Any, children: dict, opt
                 vars(part)["_is_hf_initialized"] = True
     if options.dtype is not None:  # as from_pretrained records it
         model.config.dtype = options.dtype
-    read_generation(model, opened)
+    generation.read(model, opened)
     return model
-
-
-def write_generation(model: Any, folder: Path) -> None:
-    """Write generation_config.json, if the model has such settings."""
-    if getattr(model, "generation_config", None) is not None:
-        model.generation_config.to_json_file(folder / _GENERATION)
-
-
-def read_generation(model: Any, opened: Opened) -> None:
-    """Give a model the settings of generation_config.json, if it is there.
-
-    Raises
-    ------
-    CorruptFile
-        It is unreadable.
-    """
-    if (opened.home / _GENERATION).is_file():
-        fields = library.read_json(opened.home, opened.name(), _GENERATION)
-        with library.readable(opened.name(_GENERATION)):  # a few models have a class of their own for it
-            model.generation_config = model.generation_config_class.from_dict(fields)
 
 
 def _is_built_by_its_configuration(model, name):

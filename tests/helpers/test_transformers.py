@@ -7,6 +7,7 @@ import pytest
 import torch
 import transformers
 from equality import assert_same_module, assert_same_tensor
+from transformers.generation import SynthIDTextWatermarkingConfig
 
 from helpers import deserialise, serialise
 from helpers.errors import CorruptFile, SkeletonMismatch, UnsupportedModel
@@ -58,6 +59,37 @@ def test_train_mode_frozen_parts_and_generation_settings_survive(tmp_path):
     assert_same_module(model, loaded)
     assert loaded.training and not loaded.model.layers[0].training
     assert loaded.generation_config == model.generation_config
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("watermarking_config", SynthIDTextWatermarkingConfig(ngram_len=3, keys=[1, 2])),
+        ("num_return_sequences", 4),  # without do_sample, which the library checks when it reads
+        ("sequence_bias", {(10, 5): -2.0}),
+        ("eos_token_id", torch.tensor(1)),
+    ],
+)
+def test_a_setting_of_generation_that_would_not_come_back_is_refused_when_saved(tmp_path, setting, value):
+    model = architectures.build("LlamaForCausalLM")
+    setattr(model.generation_config, setting, value)
+    said = f"LlamaForCausalLM: has settings of generation .*({setting}|Watermarking|Tensor)"
+    with pytest.raises(UnsupportedModel, match=said):
+        serialise(model, tmp_path / "m")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unusual_settings_of_generation_come_back_and_how_to_compile_is_left_out(tmp_path):
+    model = architectures.build("LlamaForCausalLM")
+    given = model.generation_config
+    given.compile_config = transformers.CompileConfig(dynamic=True)
+    given.sequence_bias, given.eos_token_id = [[[10, 5], -2.0]], (1, 2)
+    given.temperature, given.language_codes = float("nan"), {"de": 1}  # one that the library does not know
+    serialise(model, tmp_path / "m")
+    loaded = deserialise(tmp_path / "m", device="cpu").generation_config
+    given.compile_config = None
+    assert loaded == given and loaded._from_model_config == given._from_model_config
+    assert loaded.language_codes == {"de": 1}
 
 
 def test_mixed_types_and_a_changed_vocabulary_survive(tmp_path):
