@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from helpers.errors import UnsupportedModel
 from helpers.families import Parts, generation, implementations, library
 from helpers.modules.skeleton import Skeleton, capture_rehearsed, fill
 from helpers.options import Options
@@ -42,12 +43,12 @@ def save(model: Any, folder: Path, trusted: Any) -> Parts:
     name = library.name_of(type(model))
     assert name is not None
     library.refuse_quantised(model, name)
-    model.config.to_json_file(folder / "config.json")
+    (folder / "config.json").write_text(_text(model.config, name))
     generation.write(model, folder)
     settings = {"implementations": implementations.read(model)}
     ready = []
     if not library.is_shown(name):
-        ready = [_built(name, *_described(model))]  # as `owns` has built it a moment ago
+        ready = [_built(name, *_described(model, name))]  # as `owns` has built it a moment ago
         _built.cache_clear()
 
     def build():
@@ -56,6 +57,7 @@ def save(model: Any, folder: Path, trusted: Any) -> Parts:
         return ready.pop() if is_ready else _empty(folder, name, name, settings)
 
     tensors, structure = capture_rehearsed(model, name, build)
+    _refuse_changed_names(model, folder, name)
     return Parts(name, ("transformers", "torch"), tensors, structure, settings, {})
 
 
@@ -100,16 +102,55 @@ def _is_built_by_its_configuration(model, name):
     cls = type(model)
     if list(inspect.signature(cls).parameters) != ["config"] or type(model.config) is not cls.config_class:
         return False
-    again = _built(name, *_described(model))
+    again = _built(name, *_described(model, name))
     if again is not None and _shapes(again) == _shapes(model):
         return True
     _built.cache_clear()
     return False
 
 
-def _described(model):
+def _text(config, name):
+    """A configuration as JSON."""
+    try:
+        return config.to_json_string()
+    except Exception as error:  # a TypeError mostly, of JSON or of a copy
+        strange = [key for key, value in vars(config).items() if key != "dtype" and not _is_json(value)]
+        raise UnsupportedModel(
+            name,
+            f"has settings that JSON does not hold: {', '.join(strange)} ({error})",
+            "Change them in model.config to plain numbers, texts, lists and dictionaries of these.",
+        ) from error
+
+
+def _is_json(value):
+    try:
+        return bool(json.dumps(value, sort_keys=True, default=lambda part: part.to_dict()))
+    except Exception:  # as above
+        return False
+
+
+def _refuse_changed_names(model, folder, name):
+    """Refuse dictionaries whose keys JSON makes texts of, other than those that the library makes numbers again."""
+    given, again = model.config, type(model).config_class.from_pretrained(folder, local_files_only=True)
+    given, again = given.to_dict(), again.to_dict()
+    changed = [key for key in library.differing(given, again) if _has_other_keys(given.get(key))]
+    if changed:
+        raise UnsupportedModel(
+            name,
+            f"has settings whose keys JSON does not keep as they are: {', '.join(sorted(changed))}",
+            "Let their keys be texts in model.config.",
+        )
+
+
+def _has_other_keys(value):
+    if not isinstance(value, dict):
+        return False
+    return not all(isinstance(key, str) for key in value) or any(map(_has_other_keys, value.values()))
+
+
+def _described(model, name):
     """All that says how an empty model of the same class is built, as text."""
-    return model.config.to_json_string(), json.dumps({"implementations": implementations.read(model)})
+    return _text(model.config, name), json.dumps({"implementations": implementations.read(model)})
 
 
 # `owns` is asked several times about a model, and `save` needs the last answer

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from torch.nn.utils.parametrize import type_before_parametrizations
 from torch.overrides import TorchFunctionMode
 
 from helpers.errors import ModelError, SkeletonMismatch, UnsupportedModel
@@ -200,8 +201,9 @@ def capture_rehearsed(model: torch.nn.Module, name: str, build: Callable[[], Any
     build = buildable(name, UnsupportedModel, "Undo what was changed in its configuration.")(build)
     tensors, structure = capture(model, name, build)
     meta = {key: (kind, tensor.to("meta")) for key, (kind, tensor) in tensors.items()}
+    empty = Skeleton(build, name).model
     try:
-        restore(Skeleton(build, name).model, meta, structure, name)
+        restore(empty, meta, structure, name)
     except SkeletonMismatch as error:
         raise UnsupportedModel(
             name,
@@ -209,7 +211,28 @@ def capture_rehearsed(model: torch.nn.Module, name: str, build: Callable[[], Any
             "Undo what was added to it or changed in it (adapters, layers), or make it a part of a torch.nn.Module of "
             "your own and load with skeleton=.",
         ) from error
+    if differing := _differing(model, empty):
+        raise UnsupportedModel(
+            name,
+            f"has parts of other classes than its configuration builds: {', '.join(differing)}",
+            "Put back what was replaced in it, or make it a part of a torch.nn.Module of your own and load with "
+            "skeleton=.",
+        )
     return tensors, structure
+
+
+def _differing(model, empty):
+    """Where an empty model has modules of other classes than a model, and what this has, such as "act (a ReLU)"."""
+    here, built = _classes(model), _classes(empty)
+    differing = [place for place in {**here, **built} if here.get(place) is not built.get(place)]
+    return [
+        f"{place} (a {here[place].__name__})" if place in here else f"{place} (none)" for place in differing
+    ]
+
+
+def _classes(model):
+    parts = model.named_modules(remove_duplicate=False)
+    return {place: type_before_parametrizations(part) for place, part in parts}
 
 
 class _NoInitialisation(TorchFunctionMode):

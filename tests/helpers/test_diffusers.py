@@ -179,6 +179,15 @@ def test_damage_in_one_component_is_found_and_named(tmp_path):
         deserialise(tmp_path / "p")
 
 
+def test_a_replaced_activation_of_a_unet_is_refused_when_saved(tmp_path):
+    model = pipelines.build("UNet2DModel")
+    model.conv_act = torch.nn.ReLU()
+    with pytest.raises(
+        UnsupportedModel, match=r"other classes than its configuration builds: conv_act \(a ReLU\)"
+    ):
+        serialise(model, tmp_path / "m")
+
+
 def test_a_layer_added_to_a_unet_is_refused_when_saved(tmp_path):
     unet = pipelines.build("UNet2DModel")
     unet.extra = torch.nn.Linear(2, 2)

@@ -1,8 +1,10 @@
 """Transformers models of many architectures come back exactly."""
 
 import json
+import threading
 
 import architectures
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -123,6 +125,69 @@ def test_a_model_that_its_configuration_does_not_build_is_refused_when_saved(tmp
     with pytest.raises(
         UnsupportedModel, match=r"the skeleton lacks model\.adapter\.bias, model\.adapter\.weight"
     ):
+        serialise(model, tmp_path / "m")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["LlamaForCausalLM", "a part that its library does not show"])
+@pytest.mark.parametrize(
+    ("setting", "value", "said"),
+    [
+        ("id2label", {np.int64(0): "no", np.int64(1): "yes"}, "that JSON does not hold: id2label .*int64"),
+        ("scale", np.float32(3), "that JSON does not hold: scale .*float32"),
+        ("lock", threading.Lock(), "that JSON does not hold: lock "),
+        ("names", {1: "a"}, r"whose keys JSON does not keep as they are: names\."),
+        ("mixed", {1: "a", "b": "c"}, "that JSON does not hold: mixed "),
+    ],
+)
+def test_a_setting_that_json_would_change_is_refused_when_saved(tmp_path, name, setting, value, said):
+    if name in architectures.ALL:
+        model = architectures.build(name)
+    else:
+        model = architectures.build("BartForConditionalGeneration").model.decoder
+    setattr(model.config, setting, value)
+    with pytest.raises(UnsupportedModel, match=f"has settings {said}"):
+        serialise(model, tmp_path / "m")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unusual_settings_come_back(tmp_path):
+    model = architectures.build("LlamaForCausalLM")
+    model.config.id2label, model.config.label2id = {0: "no", 1: "yes"}, {"no": 0, "yes": 1}
+    model.config.pair, model.config.table = (1, 2), {"a": {"b": 1}}
+    serialise(model, tmp_path / "m")
+    assert deserialise(tmp_path / "m", device="cpu").config.to_dict() == model.config.to_dict()
+
+
+def replace_activation(model):
+    model.bert.encoder.layer[1].intermediate.intermediate_act_fn = torch.nn.ReLU()
+    return r"builds: bert\.encoder\.layer\.1\.intermediate\.intermediate_act_fn \(a ReLU\)"
+
+
+def replace_dropout(model):
+    model.dropout = torch.nn.Identity()
+    return r"builds: dropout \(a Identity\)\."
+
+
+def remove_dropout(model):
+    model.dropout = None
+    return r"builds: dropout \(none\)\."
+
+
+def replace_head(model):
+    class Scaled(torch.nn.Linear):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    model.classifier = Scaled(32, 3)
+    return r"builds: classifier \(a Scaled\)\."
+
+
+@pytest.mark.parametrize("change", [replace_activation, replace_dropout, remove_dropout, replace_head])
+def test_a_part_of_another_class_with_the_same_tensors_is_refused_when_saved(tmp_path, change):
+    model = architectures.build("BertForSequenceClassification")
+    said = change(model)
+    with pytest.raises(UnsupportedModel, match=f"has parts of other classes than its configuration {said}"):
         serialise(model, tmp_path / "m")
     assert list(tmp_path.iterdir()) == []
 
