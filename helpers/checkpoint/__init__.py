@@ -12,7 +12,11 @@ from helpers.errors import NotAModel, extra, storage_errors
 
 
 def open_checkpoint(checkpoint: str | os.PathLike) -> tuple[Any, list[Any]]:
-    """Load a checkpoint with its own library, in the types that its files have, on the CPU.
+    """Load a checkpoint with its own library, in the type that most of its weights have, on the CPU.
+
+    A library gives all weights of a model one type, but for the few that its class keeps in float32. Where the files
+    have several, that is the type of most numbers in its safetensors files, and the rest is cast. Of files of another
+    format, and of quantised ones, transformers takes the type that config.json names.
 
     Parameters
     ----------
@@ -68,7 +72,9 @@ def open_checkpoint(checkpoint: str | os.PathLike) -> tuple[Any, list[Any]]:
 
 def _transformers(name, config):
     cls = files.architecture(name, config)
-    model, missing = files.loaded(cls, name, dtype="auto", trust_remote_code=False)
+    # a quantised one computes in another type than most of its numbers have
+    dtype = None if config.get("quantization_config") else files.dtype_of(name)
+    model, missing = files.loaded(cls, name, dtype=dtype or "auto", trust_remote_code=False)
     files.refuse(name, missing)
     return model, files.companions_of(name)
 

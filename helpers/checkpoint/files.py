@@ -6,6 +6,7 @@ A checkpoint is a directory, or a name on the Hugging Face hub, as transformers 
 import collections
 import contextlib
 import json
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -110,9 +111,10 @@ def companions_of(name):
 
 
 def dtype_of(name):
-    """The type that most tensors of a model's safetensors files have; None without such files.
+    """The type that most numbers in a model's safetensors files have; None without such files.
 
-    diffusers would make float32 of them, which takes twice the bytes and is another model.
+    diffusers would make float32 of them, which takes twice the bytes and is another model. transformers would take the
+    type that config.json names, and round what the files have in a larger one.
     """
     import torch
     from safetensors import safe_open
@@ -120,7 +122,9 @@ def dtype_of(name):
     counts: Any = collections.Counter()
     for path in _weights(name):
         with as_errors(path), safe_open(path, "pt") as file:
-            counts.update(file.get_slice(key).get_dtype() for key in file.keys())  # noqa: SIM118 - it is no dict
+            for key in file.keys():  # noqa: SIM118 - it is no dict
+                tensor = file.get_slice(key)
+                counts[tensor.get_dtype()] += math.prod(tensor.get_shape())
     names = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
     found = [names[name] for name, _ in counts.most_common() if name in names]
     return found[0] if found else None

@@ -10,7 +10,7 @@ INDEX = "model_index.json"
 
 
 def load(name):
-    """The pipeline, its models checked for tensors that the files lack and in the types that these have."""
+    """The pipeline, its models checked for tensors that the files lack, each in the type that most of its files has."""
     import diffusers
 
     if not Path(name).is_dir():

@@ -12,6 +12,7 @@ import torch
 import transformers
 from architectures import build
 from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
+from equality import assert_same_module
 from safetensors.torch import load_file, save_file
 from tensorizer import TensorSerializer
 from tokenizers import Tokenizer, models
@@ -108,6 +109,27 @@ def test_a_diffusers_model_by_its_name_keeps_its_type(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, env=where)
     assert done.returncode == 0, done.stderr
     assert deserialise(tmp_path / "m", device="cpu").dtype == torch.bfloat16
+
+
+def test_the_type_of_the_files_counts_not_the_one_that_the_configuration_names(tmp_path):
+    model = build("LlamaForCausalLM")
+    model.save_pretrained(tmp_path / "c")
+    config = json.loads((tmp_path / "c" / "config.json").read_text())
+    (tmp_path / "c" / "config.json").write_text(json.dumps(config | {"dtype": "float16"}))
+    loaded, _ = open_checkpoint(tmp_path / "c")
+    assert_same_module(model, loaded)
+    assert loaded.config.dtype == torch.float32
+
+
+def test_a_few_large_tensors_choose_the_type_not_many_small_ones(tmp_path):
+    model = build("BertModel").bfloat16()
+    for parameter in model.parameters():
+        if parameter.dim() == 1:
+            parameter.data = parameter.data.float()
+    kinds = [parameter.dtype for parameter in model.parameters()]
+    assert kinds.count(torch.float32) > kinds.count(torch.bfloat16)
+    model.save_pretrained(tmp_path / "c")
+    assert {parameter.dtype for parameter in open_checkpoint(tmp_path / "c")[0].parameters()} == {torch.bfloat16}
 
 
 def test_a_stock_file_brings_the_settings_of_generation_and_the_tokenizer_beside_it(tmp_path):
