@@ -43,7 +43,9 @@ def open_checkpoint(checkpoint: str | os.PathLike) -> tuple[Any, list[Any]]:
         The configuration beside a ``.tensors`` file is of another model, or does not name its class.
     UnsupportedModel
         It needs code of its own, or a class that the installed library does not have; or the library
-        itself is not installed.
+        itself, or a package that it needs for this model, is not installed.
+    ModelError
+        There is too little memory for it.
     StorageError
         The storage refuses.
 

@@ -153,6 +153,22 @@ def as_errors(
         yield
     except ModelError:
         raise
+    except ImportError as error:
+        said = " ".join(str(error).split())  # transformers writes paragraphs
+        raise UnsupportedModel(
+            name, f"needs what is not installed here ({said})", "Install what is missing."
+        ) from error
     except Exception as error:  # of many types
+        if _is_lack_of_memory(error):
+            raise ModelError(
+                name, "does not fit into memory", "Free memory there, or do it on a larger machine."
+            ) from error
         reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
         raise CorruptFile(name, f"{problem} ({reason})", remedy) from error
+
+
+def _is_lack_of_memory(error):
+    import torch
+
+    # of the CPU torch says it by a plain RuntimeError
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)

@@ -1,6 +1,7 @@
 """What the command line takes of a checkpoint: all of it, in its types, and nothing that its library made up."""
 
 import builtins
+import importlib.util
 import json
 import shutil
 import subprocess
@@ -20,7 +21,7 @@ from tokenizers import Tokenizer, models
 from helpers import deserialise
 from helpers.__main__ import main
 from helpers.checkpoint import open_checkpoint
-from helpers.errors import CorruptFile, UnsupportedModel
+from helpers.errors import CorruptFile, ModelError, UnsupportedModel
 from workbook.samples import tiny_stable_diffusion
 
 
@@ -129,7 +130,32 @@ def test_a_few_large_tensors_choose_the_type_not_many_small_ones(tmp_path):
     kinds = [parameter.dtype for parameter in model.parameters()]
     assert kinds.count(torch.float32) > kinds.count(torch.bfloat16)
     model.save_pretrained(tmp_path / "c")
-    assert {parameter.dtype for parameter in open_checkpoint(tmp_path / "c")[0].parameters()} == {torch.bfloat16}
+    assert {parameter.dtype for parameter in open_checkpoint(tmp_path / "c")[0].parameters()} == {
+        torch.bfloat16
+    }
+
+
+@pytest.mark.skipif(importlib.util.find_spec("timm") is not None, reason="timm is installed")
+def test_a_package_that_a_checkpoint_needs_besides_is_named(tmp_path):
+    config = {"architectures": ["DetrForObjectDetection"], "model_type": "detr"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    save_file({"w": torch.zeros(1)}, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(
+        UnsupportedModel, match="needs what is not installed here .*the timm library.*pip install"
+    ):
+        open_checkpoint(tmp_path)
+
+
+def test_a_checkpoint_that_does_not_fit_into_memory_is_not_called_damaged(tmp_path):
+    model = build("LlamaForCausalLM")
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    # a table that is not in the file, larger than any machine's memory: its library makes it up
+    (tmp_path / "config.json").write_text(json.dumps(config | {"vocab_size": 1 << 50}))
+    assert without(tmp_path / "model.safetensors", 1) == ["model.embed_tokens.weight"]
+    with pytest.raises(ModelError, match="does not fit into memory. Free memory") as caught:
+        open_checkpoint(tmp_path)
+    assert type(caught.value) is ModelError
 
 
 def test_a_stock_file_brings_the_settings_of_generation_and_the_tokenizer_beside_it(tmp_path):
