@@ -91,8 +91,9 @@ def finish(opened: Opened, skeleton: Skeleton, weights: Any, children: dict, opt
         for part in (module, *module._parameters.values(), *module._buffers.values()):
             if part is not None:
                 vars(part)["_is_hf_initialized"] = True
-    if options.dtype is not None:  # as from_pretrained records it
-        model.config.dtype = options.dtype
+    if options.dtype is not None:  # as from_pretrained records it, for the parts too
+        for _, config in implementations.configurations(model):
+            config.dtype = options.dtype
     generation.read(model, opened)
     return model
 

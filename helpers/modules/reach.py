@@ -83,5 +83,5 @@ def _labels(item):
     elif kind is FunctionType:
         pairs = zip(item.__code__.co_freevars, item.__closure__ or (), strict=True)
     elif kind is CellType:
-        pairs = [("", item.cell_contents)]
+        pairs = [("", part) for part in gc.get_referents(item)]  # an empty one has no contents to ask for
     return {id(part): "" if key in _REGISTERS else str(key) for key, part in pairs} | {id(own): ""}

@@ -119,6 +119,26 @@ def test_a_cast_while_loading_equals_a_cast_by_from_pretrained(tmp_path):
     assert loaded.config.dtype == wanted.config.dtype
 
 
+@pytest.mark.parametrize("name", ["CLIPModel", "T5ForConditionalGeneration"])
+def test_a_cast_while_loading_is_recorded_for_every_part_as_by_from_pretrained(tmp_path, name):
+    if name in architectures.ALL:
+        model = architectures.build(name)
+    else:
+        text = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+        vision = text | {"image_size": 16, "patch_size": 8, "projection_dim": 8}
+        config = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)
+        model = transformers.CLIPModel(config).eval()
+    model.save_pretrained(tmp_path / "hf")  # which notes the type of now
+    model = type(model).from_pretrained(tmp_path / "hf")
+    serialise(model, tmp_path / "m")
+    wanted = type(model).from_pretrained(tmp_path / "hf", dtype=torch.bfloat16)
+    loaded = deserialise(tmp_path / "m", device="cpu", dtype="bfloat16")
+    kept = [vars(part)["config"].dtype for part in loaded.modules() if "config" in vars(part)]
+    assert kept == [vars(part)["config"].dtype for part in wanted.modules() if "config" in vars(part)]
+    assert set(kept) == {torch.bfloat16}
+    assert loaded.config.to_dict() == wanted.config.to_dict() | {"_name_or_path": loaded.config._name_or_path}
+
+
 def test_a_model_that_its_configuration_does_not_build_is_refused_when_saved(tmp_path):
     model = architectures.build("LlamaForCausalLM")
     model.model.adapter = torch.nn.Linear(32, 32)

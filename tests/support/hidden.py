@@ -73,6 +73,17 @@ def _hooked(hook):
     return module
 
 
+def _beside_an_empty_cell():
+    table = torch.ones(2)
+
+    def shift(x):
+        return x + table + later
+
+    if table is None:
+        later = 1  # never: the function's cell for it stays empty
+    return shift
+
+
 def _closure():
     table = torch.ones(2)
     return lambda module, inputs, output: output + table
@@ -147,6 +158,7 @@ REFUSED = {  # how to build it, and the name of the place
     "ordered dictionary": (lambda: _linear(held=OrderedDict(a=torch.ones(2))), "held.a"),
     "set": (lambda: _linear(held={torch.ones(2)}), "held.0"),
     "closure of a hook": (lambda: _hooked(_closure()), "0._forward_hooks"),
+    "closure beside an empty one": (lambda: _linear(later=_beside_an_empty_cell()), "later.table"),
     "partial": (lambda: _linear(shift=functools.partial(torch.add, torch.ones(2))), "shift.2.0"),
     "bound method": (lambda: _linear(shift=Plain(torch.ones(2)).shifted), "shift.1.table"),
     "built-in method": (lambda: _linear(shift=torch.ones(2).add), "shift.0"),
