@@ -122,8 +122,9 @@ def test_the_type_of_the_files_counts_not_the_one_that_the_configuration_names(t
     assert loaded.config.dtype == torch.float32
 
 
-def test_a_few_large_tensors_choose_the_type_not_many_small_ones(tmp_path):
-    model = build("BertModel").bfloat16()
+@pytest.mark.parametrize("kind", [sys.modules["architectures"], pipelines])
+def test_a_few_large_tensors_choose_the_type_not_many_small_ones(tmp_path, kind):
+    model = kind.build("BertModel" if kind is not pipelines else "UNet2DModel").bfloat16()
     for parameter in model.parameters():
         if parameter.dim() == 1:
             parameter.data = parameter.data.float()
