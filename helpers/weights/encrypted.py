@@ -176,13 +176,18 @@ def write(path: str | os.PathLike, tensors: Tensors, encryption: Any, *, progres
     with open(path, "xb", buffering=0) as file, flushed(file.fileno()):
         with open(path, "rb+", buffering=0) as theirs, bar:  # which tensorizer closes
             writer = TensorSerializer(theirs, encryption=encryption)
-            for name, (kind, tensor) in tensors.items():
-                if tensor.numel():
-                    plain = tensor.detach().resolve_conj().resolve_neg().cpu()
-                    copy = plain.clone(memory_format=torch.contiguous_format)
-                    stored = layout.stored_name(name)
-                    writer.write_tensor(0, stored, types.get(kind, TensorType.BUFFER), copy)
-                    bar.update(copy.numel() * copy.element_size())
+            try:
+                for name, (kind, tensor) in tensors.items():
+                    if tensor.numel():
+                        plain = tensor.detach().resolve_conj().resolve_neg().cpu()
+                        copy = plain.clone(memory_format=torch.contiguous_format)
+                        stored = layout.stored_name(name)
+                        writer.write_tensor(0, stored, types.get(kind, TensorType.BUFFER), copy)
+                        bar.update(copy.numel() * copy.element_size())
+            except BaseException:  # also Ctrl-C: its threads write by the number of a file that is closed next
+                for pool in writer._pools:  # no job is cancelled: another one would wait for it for an hour
+                    pool.shutdown()
+                raise
             writer.close()
         file.seek(layout.MARK_AT)
         file.write(mark)

@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
 
 import architectures
 import pytest
@@ -252,3 +254,26 @@ def test_damage_beside_the_tensors_is_noticed_by_a_load_that_compares_hashes(sav
     assert_same_module(build(), load(saved))
     with pytest.raises(CorruptFile, match="is not what was saved"):
         load(saved, verify=True)
+
+
+def test_an_interrupted_save_writes_nothing_into_files_that_are_opened_afterwards(tmp_path, monkeypatch):
+    def late(descriptor, data, offset):
+        time.sleep(0.2)
+        return os.pwrite(descriptor, data, offset)
+
+    def interrupt(_):
+        time.sleep(0.1)  # meanwhile the first tensor is encrypted, and its threads are about to write it
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tensorizer.TensorSerializer._pwrite_compat", staticmethod(late))
+    monkeypatch.setattr("tensorizer.TensorSerializer._synchronize_pools", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        serialise(build(), tmp_path / "m", encryption=KEY)
+    later = [tmp_path / str(number) for number in range(8)]
+    opened = [open(path, "wb") for path in later]  # the system gives them the numbers that are free again
+    for thread in threading.enumerate():
+        if thread.name.startswith("Tensorizer"):
+            thread.join(1)
+    for file in opened:
+        file.close()
+    assert [path.stat().st_size for path in later] == [0] * 8
