@@ -46,20 +46,26 @@ def record(source: str) -> tuple[str, int]:
     --------
     >>> record("models/mine")  # doctest: +SKIP
     """
-    path = recording.place(source)
+    path, found = recording.place(source), None
+    aside = f"{path}.old"  # what is there is kept until there is a new one
     with errors.storage_errors(path, "replacing the recording"), contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
+        os.replace(path, aside)
     try:
         with cold_start(source):
             from helpers.deserialise import deserialise
 
             deserialise(source, progress=False)
+        found = recording.files(path, recording.header(), recording.roots())
     except (errors.SkeletonMismatch, errors.UnsupportedModel, errors.EncryptionError) as error:
-        remedy = "Start your service once with cold_start: its first start records by itself."
+        by_service = "Start your service once with cold_start: its first start records by itself."
         raise errors.ModelError(
-            _label(source), f"cannot be loaded by this command: {error.problem}", remedy
+            _label(source),
+            f"cannot be loaded by this command: {error.problem}",
+            error.remedy if "nstall" in error.remedy else by_service,  # a library that is missing
         ) from error
-    found = recording.files(path, recording.header(), recording.roots())
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(aside, path) if found is None else os.unlink(aside)
     if found is None:
         raise errors.StorageError(
             path, "the recording was not kept", "Set XDG_CACHE_HOME to another directory."

@@ -342,3 +342,36 @@ def test_a_recording_says_no_secret_of_an_address_and_an_error_is_one_sentence(t
     assert json.loads(found)["source"] == f"{server.url}/plain"
     assert done.stderr.startswith(f"{server.url}/own: cannot be loaded by this command")
     assert done.stderr.count("\n") == 1
+
+
+RECORD_AGAIN = """
+import sys
+from helpers import __main__ as command
+from helpers.errors import UnsupportedModel
+from helpers.storage import recording
+import helpers.deserialise
+path, _ = command.record(sys.argv[1])
+before = open(path).read()
+def fail(*_, **__):
+    raise UnsupportedModel("m", "needs nothing", "Install it: pip install nothing.")
+sys.modules["helpers.deserialise"].deserialise = fail
+try:
+    command.record(sys.argv[1])
+except Exception as error:
+    print(error)
+assert open(path).read() == before
+import os
+assert os.listdir(os.path.dirname(path)) == [os.path.basename(path)]
+"""
+
+
+def test_a_load_that_fails_leaves_the_old_recording_and_says_what_to_install(tmp_path):
+    from sklearn.preprocessing import StandardScaler
+
+    serialise(StandardScaler().fit([[1.0], [2.0]]), tmp_path / "m", progress=False)
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    command = [sys.executable, "-c", RECORD_AGAIN, str(tmp_path / "m")]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    said = "cannot be loaded by this command: needs nothing. Install it: pip install nothing."
+    assert done.stdout == f"{tmp_path / 'm'}: {said}\n"
