@@ -44,6 +44,9 @@ def verify(
     is read once through and kept nowhere. Of an encrypted one the files are checked without a key; with
     it, damaged tensors are named.
 
+    The manifest, model.json, holds the hashes of all other files, and none holds its own: what is damaged
+    there and still makes sense passes. Who has to know keeps its SHA-256 elsewhere and compares it.
+
     Parameters
     ----------
     source : str or path-like

@@ -31,6 +31,9 @@ def problem_with(structure: dict, entries: list) -> str | None:
     for name in (*structure["grad_buffers"], *structure["attributes"]):
         if name not in known:
             return f"names {name!r}, which it does not hold"
+    # of "none" and "other_mode" only the skeleton knows the names: an empty slot, a module without tensors
+    for name in {*structure["frozen"], *structure["transient"]} - known - {*structure["none"]}:
+        return f"names {name!r}, which it does not hold"
     for name, target in structure["shared"].items():
         if name in shapes or target not in shapes:
             return f"lets {name!r} share the memory of an unknown tensor"

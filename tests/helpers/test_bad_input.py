@@ -515,7 +515,7 @@ def test_errors_survive_pickling_between_processes():
     assert isinstance(error, ModelError) and str(error) == "/m: is damaged. Fetch it again."
 
 
-@pytest.mark.parametrize("key", ["grad_buffers", "attributes"])
+@pytest.mark.parametrize("key", ["grad_buffers", "attributes", "frozen", "transient"])
 def test_a_structure_that_names_what_is_not_there_is_refused(saved, key):
     structure = json.loads((saved / "model.json").read_text())["structure"]
     edit(saved, structure=structure | {key: ["nothing"]})
