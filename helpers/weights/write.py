@@ -51,6 +51,8 @@ def write(path: str | os.PathLike, tensors: Tensors, *, progress: bool = True) -
     """
     entries = layout.arrange(entries_of(tensors))
     length, starts = layout.file_length(entries), layout.starts(entries)
+    for device in {tensor.device for _, tensor in tensors.values() if tensor.is_cuda}:
+        torch.cuda.current_stream(device).synchronize()  # the threads below copy in streams of their own
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         os.ftruncate(fd, length)

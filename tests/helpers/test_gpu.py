@@ -223,3 +223,14 @@ def test_a_remote_model_without_room_leaves_nothing(tmp_path, little_room):
     with serving(tmp_path) as server, pytest.raises(ModelError, match="does not fit on cuda"):
         load(f"{server.url}/m", skeleton=large)
     assert taken() == before
+
+
+def test_a_save_within_a_stream_waits_for_what_was_asked_of_it_before(tmp_path):
+    weight = torch.nn.Parameter(torch.zeros(1 << 20, device="cuda"))
+    with torch.cuda.stream(torch.cuda.Stream()):
+        torch.cuda._sleep(1 << 30)  # clock cycles: half a second
+        with torch.no_grad():
+            weight += 1
+        serialise(torch.nn.ParameterList([weight]), tmp_path / "m")
+    empty = lambda: torch.nn.ParameterList([torch.zeros(1 << 20)])  # noqa: E731
+    assert deserialise(tmp_path / "m", skeleton=empty, device="cpu")[0].eq(1).all()
