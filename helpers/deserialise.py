@@ -134,7 +134,7 @@ def deserialise(
         skeleton=skeleton,
         mapped=mapped,
         verify=verify,
-        readers=readers,
+        readers=_readers(readers),
         trusted=trusted,
         encryption=encryption,
         only=only,
@@ -246,6 +246,14 @@ def _is_here(device: torch.device) -> bool:
     except Exception:  # of many types, as torch's backends say it
         return False
     return True
+
+
+def _readers(readers: int | None) -> int | None:
+    if readers is not None and not (isinstance(readers, int) and readers > 0):
+        raise ModelError(
+            f"readers={readers!r}", "is no number of readers", "Pass 1 or more, or leave it out."
+        )
+    return readers
 
 
 def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:

@@ -101,6 +101,12 @@ def _bare_header_length(entry):
     return _START.size + len(name) + len(rest) + len(_SHA256) + 32 + 8
 
 
+def index_lengths(entries: list[Entry]) -> list[int]:
+    """How many bytes each entry takes in the index of a file."""
+    described = map(_description, entries)
+    return [2 + len(name) + 1 + len(rest) + _LOCATION.size for name, rest in described]
+
+
 def arrange(entries: list[Entry]) -> list[Entry]:
     """Give every tensor its place, data offsets at multiples of `ALIGNMENT`.
 
@@ -210,7 +216,7 @@ def prologue(entries: list[Entry], mark: bytes = bytes(8)) -> bytes:
     for entry in entries:
         name, rest = _description(entry)
         described.append(struct.pack("<H", len(name)) + name + bytes([KINDS[entry.kind]]) + rest)
-    index_length = sum(map(len, described)) + len(entries) * _LOCATION.size
+    index_length = sum(index_lengths(entries))
     start, index = len(MAGIC) + _FIXED.size + 8 + index_length, []
     for entry, description in zip(entries, described, strict=True):
         index += [description, _LOCATION.pack(start, entry.offset, entry.nbytes)]

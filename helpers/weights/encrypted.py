@@ -10,12 +10,13 @@ was, only the SHA-256 of the whole file in the manifest says: `helpers.verify` c
 ``verify=True``. The manifest is not signed, so whoever can write to it can replace the model.
 """
 
+import itertools
 import os
 from typing import Any
 
 import torch
 
-from helpers.errors import CorruptFile, EncryptionError, ModelError, storage_errors
+from helpers.errors import CorruptFile, EncryptionError, ModelError, UnsupportedModel, storage_errors
 from helpers.format import hashes, layout
 from helpers.format.head import check_head
 from helpers.format.manifest import TENSORS
@@ -28,6 +29,7 @@ from helpers.weights.private import FAULTS, Private, read, unreadable
 from helpers.weights.tensors import Tensors, entries_of
 from helpers.weights.write import Written
 
+_INDEX = 256 << 10  # bytes that tensorizer sets aside for the index of a new file, always
 _FEW = 8  # tensors tried, to tell a wrong key from damage
 
 
@@ -135,9 +137,21 @@ class Encrypted(Private):
                         file[stored]
                     except CryptographyError:
                         bad.append(str(stored).removeprefix("."))
+                    file._cache.clear()  # where it keeps each tensor until the end
         except FAULTS as error:
-            raise unreadable(self.label, error) from error
+            raise unreadable(self.label, error, max(entry.nbytes for entry in entries)) from error
         return bad
+
+
+def _check_index(entries: list[layout.Entry]) -> None:
+    ends = list(itertools.accumulate(layout.index_lengths(entries)))
+    fitting = sum(end <= _INDEX for end in ends)
+    if fitting < len(entries):
+        raise UnsupportedModel(
+            TENSORS,
+            f"cannot be encrypted: it would have {len(entries):,} tensors, and {fitting:,} of them fill the index",
+            "Save the model without encryption=, or save its parts one by one.",
+        )
 
 
 def write(path: str | os.PathLike, tensors: Tensors, encryption: Any, *, progress: bool = True) -> Written:
@@ -166,12 +180,15 @@ def write(path: str | os.PathLike, tensors: Tensors, encryption: Any, *, progres
     ------
     OSError
         The storage refuses.
+    UnsupportedModel
+        There are too many tensors for the room that tensorizer sets aside for the index.
     """
     from tensorizer import TensorSerializer
     from tensorizer.serialization import TensorType
 
     types = {"parameter": TensorType.PARAM, "state_dict": TensorType.STATE_DICT}
     entries, mark = entries_of(tensors), os.urandom(8)
+    _check_index([entry for entry in entries if entry.nbytes])
     bar = progress_bar(sum(entry.nbytes for entry in entries), "encrypt", progress)
     with open(path, "xb", buffering=0) as file, flushed(file.fileno()):
         with open(path, "rb+", buffering=0) as theirs, bar:  # which tensorizer closes
@@ -184,7 +201,7 @@ def write(path: str | os.PathLike, tensors: Tensors, encryption: Any, *, progres
                         stored = layout.stored_name(name)
                         writer.write_tensor(0, stored, types.get(kind, TensorType.BUFFER), copy)
                         bar.update(copy.numel() * copy.element_size())
-            except BaseException:  # also Ctrl-C: its threads write by the number of a file that is closed next
+            except BaseException:  # also Ctrl-C: its threads write by the number of a file that closes
                 for pool in writer._pools:  # no job is cancelled: another one would wait for it for an hour
                     pool.shutdown()
                 raise

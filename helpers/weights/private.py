@@ -9,13 +9,25 @@ import torch
 from helpers.errors import CorruptFile, storage_errors
 from helpers.format import layout
 from helpers.progress import progress_bar
+from helpers.storage import memory
 from helpers.storage.http import Changed
 from helpers.timeline import phase
 from helpers.weights import onto_gpu, ring
 from helpers.weights.mapped import Mapped
-from helpers.weights.tensors import Tensors, view
+from helpers.weights.tensors import Tensors, dtype_name, view
 
-FAULTS = (ValueError, KeyError, RuntimeError, struct.error)  # of tensorizer, where it cannot read a file
+# Of tensorizer, numpy and torch, where they cannot make sense of a file:
+FAULTS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
 
 
 class Private(Mapped):
@@ -105,7 +117,7 @@ def read(
     Raises
     ------
     CorruptFile
-        If tensorizer finds the file unreadable.
+        If tensorizer finds the file unreadable, or finds something else in it than ``entries`` say.
     StorageError
         The storage refuses.
     torch.OutOfMemoryError
@@ -134,17 +146,34 @@ def read(
         ):
             for _, _, stored, parameter in file.read_tensors():
                 name = str(stored).removeprefix(".")
-                loaded[name] = parameter.detach()
+                if file._cache[(stored,)].header.data_length != expected[name].nbytes:
+                    raise ValueError(f"{name} has no data")  # then tensorizer makes it of zeros
+                loaded[name] = _checked(label, expected[name], parameter.detach())
                 bar.update(expected[name].nbytes)
     except (torch.OutOfMemoryError, torch.AcceleratorError):
         raise  # both are RuntimeErrors, and no fault of the file
     except FAULTS as error:
-        raise unreadable(label, error) from error
+        raise unreadable(label, error, total) from error
+    if missing := expected.keys() - loaded.keys():
+        raise CorruptFile(label, f"does not hold {', '.join(sorted(missing))}", "Save the model again.")
     return loaded
 
 
-def unreadable(label: str, error: Exception) -> Exception:
+def _checked(label: str, entry: layout.Entry, tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor that was read, if it is of the type and shape of its entry."""
+    if (dtype_name(tensor.dtype), tuple(tensor.shape)) == (entry.dtype, entry.shape):
+        return tensor
+    found = f"{dtype_name(tensor.dtype)} of shape {list(tensor.shape)}"
+    said = f"holds {entry.name!r} as {found}, not as {entry.dtype} of shape {list(entry.shape)}"
+    raise CorruptFile(label, said, "Save the model again.")
+
+
+def unreadable(label: str, error: Exception, needed: int) -> Exception:
     """The error for what ended tensorizer: too little memory, or else a file that it finds unreadable."""
     if "DefaultCPUAllocator" in str(error):  # of the CPU torch says it by a plain RuntimeError
         return torch.OutOfMemoryError(str(error))
-    return CorruptFile(label, f"tensorizer cannot read it ({error})", "Save the model again.")
+    # Python says it of a header, which is small unless a damaged one states an absurd length
+    if isinstance(error, MemoryError) and memory.available_bytes() < needed:
+        return torch.OutOfMemoryError(str(error))
+    said = str(error) or type(error).__name__
+    return CorruptFile(label, f"tensorizer cannot read it ({said})", "Save the model again.")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import struct
 import subprocess
 import sys
 import threading
@@ -13,12 +14,13 @@ import torch
 from equality import assert_same_module
 from faulty import serving
 from odd_modules import ALL as ODD
+from tensorizer import TensorDeserializer
 from torch import nn
 
 import helpers
 from helpers import deserialise, serialise
-from helpers.errors import CorruptFile, EncryptionError
-from helpers.format import layout
+from helpers.errors import CorruptFile, EncryptionError, UnsupportedModel
+from helpers.format import layout, manifest
 from workbook.samples import tiny_stable_diffusion
 
 KEY = bytes(range(32))
@@ -270,10 +272,46 @@ def test_an_interrupted_save_writes_nothing_into_files_that_are_opened_afterward
     with pytest.raises(KeyboardInterrupt):
         serialise(build(), tmp_path / "m", encryption=KEY)
     later = [tmp_path / str(number) for number in range(8)]
-    opened = [open(path, "wb") for path in later]  # the system gives them the numbers that are free again
+    opened = [
+        os.open(path, os.O_WRONLY | os.O_CREAT) for path in later
+    ]  # the system gives them the numbers that are free again
     for thread in threading.enumerate():
         if thread.name.startswith("Tensorizer"):
             thread.join(1)
-    for file in opened:
-        file.close()
+    for number in opened:
+        os.close(number)
     assert [path.stat().st_size for path in later] == [0] * 8
+
+
+def test_more_tensors_than_the_index_of_an_encrypted_file_holds_are_refused_before_anything_is_written(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr("tensorizer.TensorSerializer.write_tensor", None)
+    many = nn.ParameterList([torch.zeros(1) for _ in range(7000)])
+    with pytest.raises(
+        UnsupportedModel, match=r"it would have 7,000 tensors, and 6,\d\d\d of them fill the index"
+    ):
+        serialise(many, tmp_path / "m", encryption=KEY)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_index_takes_as_many_bytes_as_are_counted_beforehand(tmp_path):
+    serialise(build().bfloat16(), tmp_path / "m", encryption=KEY)
+    entries = [entry for entry in manifest.read(tmp_path / "m").entries if entry.nbytes]
+    whole, start = (tmp_path / "m" / "model.tensors").read_bytes(), layout.MARK_AT + 24
+    end = start + sum(layout.index_lengths(entries))
+    _, offset, length = struct.unpack("<QQQ", whole[end - 24 : end])
+    assert (length, offset + length + 8) == (entries[-1].nbytes, len(whole))
+    assert not any(whole[end : start + (256 << 10)])
+
+
+def test_to_verify_with_the_key_keeps_no_tensor_that_was_decrypted(saved, monkeypatch):
+    kept = []
+
+    def decrypt(file, name, real=TensorDeserializer.__getitem__):
+        kept.append(sum(held is not None for held in file._cache.values()))
+        return real(file, name)
+
+    monkeypatch.setattr(TensorDeserializer, "__getitem__", decrypt)
+    assert helpers.verify(saved, encryption=KEY).tensors == 9
+    assert kept == [0] * 9
