@@ -1,5 +1,6 @@
 """A whole DiffusionPipeline: each model in a subdirectory of its own, the rest by its own means."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,7 @@ def save(pipeline: Any, folder: Path, trusted: Any) -> Parts:
             "Save these components one by one.",
         )
     pipeline.save_config(folder)
+    _name_parts(folder / _INDEX, components)
     return Parts(name, ("diffusers", "transformers", "torch"), {}, blank(), {}, children)
 
 
@@ -92,6 +94,14 @@ def finish(opened: Opened, skeleton: None, weights: Any, children: dict, options
 def _is_component(key, value):
     """Whether an entry of the index is a component: its package and its class; else it is a setting."""
     return not key.startswith("_") and isinstance(value, (list, tuple)) and len(value) == 2
+
+
+def _name_parts(index, components):
+    """Write what each part is into the index: diffusers leaves a part unnamed that takes the place of None."""
+    named = library.base("diffusers.DiffusionPipeline")()
+    named.register_modules(**{key: part for key, part in components.items() if part is not None})
+    said = json.loads(index.read_text()) | {key: named.config[key] for key in components if key in named.config}
+    index.write_text(json.dumps(said, indent=2, sort_keys=True) + "\n")
 
 
 def _as_it_is(part):

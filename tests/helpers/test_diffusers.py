@@ -236,6 +236,22 @@ def test_a_component_that_a_pipeline_makes_itself_when_it_gets_none_comes_back(t
     assert_same_module(pipeline.transformer, loaded.transformer)
 
 
+def test_a_part_that_takes_the_place_of_none_comes_back(tmp_path):
+    from transformers import CLIPImageProcessor
+
+    pipeline = samples.tiny_stable_diffusion()
+    pipeline.feature_extractor = CLIPImageProcessor(size={"shortest_edge": 20})
+    vae, pipeline.vae = pipeline.vae, None
+    pipeline.vae = vae
+    assert pipeline.config.feature_extractor == (None, None)  # diffusers does not notice
+    serialise(pipeline, tmp_path / "p")
+    assert pipeline.config.feature_extractor == (None, None)  # and what is the user's stays as it is
+    loaded = deserialise(tmp_path / "p", device="cpu")
+    assert loaded.feature_extractor.to_dict() == pipeline.feature_extractor.to_dict()
+    index = json.loads((tmp_path / "p" / "model_index.json").read_text())
+    assert index["vae"] == ["diffusers", "AutoencoderKL"]
+
+
 def with_controls(controlnets):
     """A pipeline with every part of tiny_stable_diffusion, and ControlNets besides."""
     parts = samples.tiny_stable_diffusion().components
