@@ -21,6 +21,8 @@ _WEIGHTLESS = (
     "transformers.ProcessorMixin",
     "transformers.ImageProcessingMixin",
 )
+_SIDES = ("padding_side", "truncation_side")  # of a tokenizer, which saves them only if it was made with them
+_PASSING = ("hf_device_map", "num_inference_steps")  # where a pipeline lay, and what its last run was
 
 
 def owns(model: object) -> bool:
@@ -39,7 +41,7 @@ def save(pipeline: Any, folder: Path, trusted: Any) -> Parts:
     """
     name = library.name_of(type(pipeline))
     problems = [] if name else [f"its class {type(pipeline).__qualname__}"]
-    children, weightless = {}, tuple(map(library.base, _WEIGHTLESS))
+    children, states, weightless = {}, {}, tuple(map(library.base, _WEIGHTLESS))
     # not pipeline.components, which leaves out those that its constructor can do without
     components = {
         key: getattr(pipeline, key) for key, value in pipeline.config.items() if _is_component(key, value)
@@ -50,6 +52,7 @@ def save(pipeline: Any, folder: Path, trusted: Any) -> Parts:
         if any(family.owns(part) for family in (diffusers_several, diffusers, transformers)):
             children[key] = part
         elif library.name_of(type(part)) and isinstance(part, weightless):
+            states[key] = _state(part)
             _as_it_is(part).save_pretrained(folder / key)
         else:
             problems.append(f"{key} ({type(part).__qualname__})")
@@ -61,7 +64,8 @@ def save(pipeline: Any, folder: Path, trusted: Any) -> Parts:
         )
     pipeline.save_config(folder)
     _name_parts(folder / _INDEX, components)
-    return Parts(name, ("diffusers", "transformers", "torch"), {}, blank(), {}, children)
+    settings = {"state": _state(pipeline), "states": {key: state for key, state in states.items() if state}}
+    return Parts(name, ("diffusers", "transformers", "torch"), {}, blank(), settings, children)
 
 
 def skeleton(opened: Opened, options: Options) -> None:
@@ -87,6 +91,7 @@ def finish(opened: Opened, skeleton: None, weights: Any, children: dict, options
     }
     with library.readable(opened.name(_INDEX)):
         pipeline = cls(**parts)
+        vars(pipeline).update(opened.record.settings.get("state", {}))
     pipeline.register_to_config(_name_or_path=opened.name())  # as from_pretrained does
     return pipeline
 
@@ -100,7 +105,9 @@ def _name_parts(index, components):
     """Write what each part is into the index: diffusers leaves a part unnamed that takes the place of None."""
     named = library.base("diffusers.DiffusionPipeline")()
     named.register_modules(**{key: part for key, part in components.items() if part is not None})
-    said = json.loads(index.read_text()) | {key: named.config[key] for key in components if key in named.config}
+    said = json.loads(index.read_text()) | {
+        key: named.config[key] for key in components if key in named.config
+    }
     index.write_text(json.dumps(said, indent=2, sort_keys=True) + "\n")
 
 
@@ -110,6 +117,31 @@ def _as_it_is(part):
     if enabled is None or enabled == part.config.get("enabled", True):
         return part
     return part.new(enabled=enabled)
+
+
+def _state(held):
+    """What an object has besides its configuration, or other than in it, as far as JSON keeps it; not that of a run."""
+    said, whole = getattr(held, "config", {}), isinstance(held, library.base("diffusers.DiffusionPipeline"))
+    state = {}
+    for key, value in vars(held).items():
+        name = key.removeprefix("_")
+        if whole:
+            differs = not key.startswith("_") and key not in said
+        elif name in said:  # a setter, such as set_shift of a scheduler, changes the attribute alone
+            differs = not (_is_plain(said[name]) and _is_plain(value) and value == said[name])
+        else:
+            differs = key in _SIDES
+        if differs and key not in _PASSING and _is_plain(value):
+            state[key] = value
+    return state
+
+
+def _is_plain(value):
+    """Whether JSON gives back an equal value."""
+    try:
+        return json.loads(json.dumps(value)) == value
+    except (TypeError, ValueError, RecursionError):
+        return False
 
 
 def _weightless(opened, key, value):
@@ -124,4 +156,6 @@ def _weightless(opened, key, value):
         package = f"diffusers.pipelines.{package}"
     cls = library.find(f"{package}.{name}", opened.name(_INDEX), *_WEIGHTLESS)
     with library.readable(opened.name(key)):
-        return cls.from_pretrained(opened.home / key, local_files_only=True)
+        part = cls.from_pretrained(opened.home / key, local_files_only=True)
+        vars(part).update(opened.record.settings.get("states", {}).get(key, {}))
+    return part

@@ -252,6 +252,54 @@ def test_a_part_that_takes_the_place_of_none_comes_back(tmp_path):
     assert index["vae"] == ["diffusers", "AutoencoderKL"]
 
 
+def test_what_a_pipeline_and_its_parts_were_told_besides_their_configuration_comes_back(tmp_path):
+    import transformers
+    from tokenizers import Tokenizer, models
+
+    words = Tokenizer(models.WordLevel({"a": 0, "b": 1}, unk_token="a"))
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
+    scheduler.set_timesteps(4)
+    scheduler.set_shift(3.0)
+    guider = diffusers.ClassifierFreeGuidance(guidance_scale=2.5)
+    guider.guidance_scale = 4.5
+    parts = dict.fromkeys(inspect.signature(diffusers.HunyuanImagePipeline).parameters)
+    parts |= {"tokenizer": transformers.PreTrainedTokenizerFast(tokenizer_object=words)}
+    pipeline = diffusers.HunyuanImagePipeline(**parts | {"scheduler": scheduler, "guider": guider})
+    pipeline.tokenizer.padding_side = "left"
+    pipeline.tokenizer_max_length, pipeline.hf_device_map = 77, {"vae": "cpu"}
+    serialise(pipeline, tmp_path / "p")
+    loaded = deserialise(tmp_path / "p", device="cpu")
+    assert loaded.scheduler.shift == 3.0 and loaded.scheduler.config.shift == 1.0
+    assert loaded.guider.guidance_scale == 4.5 and loaded.tokenizer.padding_side == "left"
+    assert loaded.tokenizer_max_length == 77
+    # where it lay, and the state of a run, are no part of it
+    assert loaded.hf_device_map is None and not hasattr(loaded.scheduler, "num_inference_steps")
+    for each in (pipeline.scheduler, loaded.scheduler):
+        each.set_timesteps(3)
+    assert_same_tensor("sigmas", pipeline.scheduler.sigmas, loaded.scheduler.sigmas)
+
+
+def test_the_labels_of_a_pipeline_come_back(tmp_path):
+    transformer = diffusers.DiTTransformer2DModel(
+        num_attention_heads=2, attention_head_dim=8, num_layers=1, sample_size=8, num_embeds_ada_norm=10
+    )
+    scheduler = diffusers.DDIMScheduler()
+    vae = samples.tiny_stable_diffusion().vae
+    pipeline = diffusers.DiTPipeline(transformer, vae, scheduler, id2label={3: "cat, kitty", 4: "dog"})
+    assert pipeline.labels == {"cat": 3, "dog": 4, "kitty": 3}
+    serialise(pipeline, tmp_path / "p")
+    assert deserialise(tmp_path / "p", device="cpu").labels == pipeline.labels
+
+
+@pytest.mark.parametrize("settings", [{"state": 3}, {"states": {"scheduler": 3}}], ids=str)
+def test_a_pipeline_with_a_manifest_that_cannot_be_true_is_refused(tmp_path, settings):
+    serialise(samples.tiny_stable_diffusion(), tmp_path / "p")
+    path = tmp_path / "p" / "model.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"settings": settings}))
+    with pytest.raises(CorruptFile, match="cannot be read"):
+        deserialise(tmp_path / "p")
+
+
 def with_controls(controlnets):
     """A pipeline with every part of tiny_stable_diffusion, and ControlNets besides."""
     parts = samples.tiny_stable_diffusion().components
