@@ -46,8 +46,14 @@ def save(pipeline: Any, folder: Path, trusted: Any) -> Parts:
     components = {
         key: getattr(pipeline, key) for key, value in pipeline.config.items() if _is_component(key, value)
     }
+    first: dict[int, str] = {}  # a part under several names is one, as the transformer of Wan may be
+    same = {
+        key: first[id(part)]
+        for key, part in components.items()
+        if part is not None and first.setdefault(id(part), key) != key
+    }
     for key, part in components.items():
-        if part is None:
+        if part is None or key in same:
             continue
         if any(family.owns(part) for family in (diffusers_several, diffusers, transformers)):
             children[key] = part
@@ -64,7 +70,7 @@ def save(pipeline: Any, folder: Path, trusted: Any) -> Parts:
         )
     pipeline.save_config(folder)
     _name_parts(folder / _INDEX, components)
-    settings = {"state": _state(pipeline), "states": {key: state for key, state in states.items() if state}}
+    settings = {"same": same, "state": _state(pipeline), "states": {key: state for key, state in states.items() if state}}
     return Parts(name, ("diffusers", "transformers", "torch"), {}, blank(), settings, children)
 
 
@@ -84,13 +90,15 @@ def finish(opened: Opened, skeleton: None, weights: Any, children: dict, options
     weights.tensors(options.device)  # none; but the file of the pipeline itself must be whole too
     cls = library.find(opened.record.class_name, opened.name(), "diffusers.DiffusionPipeline")
     index = library.read_json(opened.home, opened.name(), _INDEX)
+    with library.readable(opened.name("model.json")):
+        same = dict(opened.record.settings.get("same", {}))
     parts = {
         key: children[key] if key in children else _weightless(opened, key, value)
         for key, value in index.items()
-        if not key.startswith("_")
+        if not key.startswith("_") and key not in same
     }
     with library.readable(opened.name(_INDEX)):
-        pipeline = cls(**parts)
+        pipeline = cls(**parts, **{key: parts[first] for key, first in same.items()})
         vars(pipeline).update(opened.record.settings.get("state", {}))
     pipeline.register_to_config(_name_or_path=opened.name())  # as from_pretrained does
     return pipeline

@@ -291,7 +291,22 @@ def test_the_labels_of_a_pipeline_come_back(tmp_path):
     assert deserialise(tmp_path / "p", device="cpu").labels == pipeline.labels
 
 
-@pytest.mark.parametrize("settings", [{"state": 3}, {"states": {"scheduler": 3}}], ids=str)
+def test_a_part_under_two_names_is_stored_once_and_comes_back_as_one(tmp_path):
+    model, scheduler = pipelines.build("UNet2DConditionModel"), diffusers.UniPCMultistepScheduler()
+    pipeline = diffusers.WanPipeline(None, None, None, scheduler, transformer=model, transformer_2=model)
+    saved = serialise(pipeline, tmp_path / "p")
+    assert saved.tensors == len([*model.parameters(), *model.buffers()])
+    loaded = deserialise(tmp_path / "p", device="cpu", verify=True)
+    assert loaded.transformer is loaded.transformer_2 and loaded.vae is None
+    assert_same_module(model, loaded.transformer)
+    assert config_of(loaded) == config_of(pipeline)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"state": 3}, {"states": {"scheduler": 3}}, {"same": {"unet": "none"}}, {"same": 3}],
+    ids=str,
+)
 def test_a_pipeline_with_a_manifest_that_cannot_be_true_is_refused(tmp_path, settings):
     serialise(samples.tiny_stable_diffusion(), tmp_path / "p")
     path = tmp_path / "p" / "model.json"
