@@ -70,7 +70,11 @@ def save(pipeline: Any, folder: Path, trusted: Any) -> Parts:
         )
     pipeline.save_config(folder)
     _name_parts(folder / _INDEX, components)
-    settings = {"same": same, "state": _state(pipeline), "states": {key: state for key, state in states.items() if state}}
+    settings = {
+        "same": same,
+        "state": _state(pipeline),
+        "states": {key: state for key, state in states.items() if state},
+    }
     return Parts(name, ("diffusers", "transformers", "torch"), {}, blank(), settings, children)
 
 
