@@ -150,20 +150,36 @@ def _check_fitted(model, name):
     from sklearn.exceptions import NotFittedError
     from sklearn.utils.validation import check_is_fitted
 
-    for step, part in [*getattr(model, "steps", ()), ("", model)]:
+    def says_no(part):
         try:
-            if part is not None and not isinstance(part, str):
-                check_is_fitted(part)
+            check_is_fitted(part)
         except NotFittedError:
-            what = f"step {step!r} ({type(part).__name__}) is not fitted" if step else "is not fitted"
-            raise UnsupportedModel(name, what, "Call fit() first.") from None
+            return True
+        except (AttributeError, TypeError):  # a step of a class of its own, which cannot be asked
+            return False
+        return False
+
+    if not says_no(model):  # of a pipeline its last step answers, so that others may store nothing in fit
+        return
+    what, steps = "is not fitted", getattr(model, "steps", ())
+    for step, part in steps if isinstance(steps, (list, tuple)) else ():
+        if part is not None and not isinstance(part, str) and says_no(part):
+            what = f"step {step!r} ({type(part).__name__}) is not fitted"
+            break
+    raise UnsupportedModel(name, what, "Call fit() first.")
 
 
 def _where(held, stranger, path="", seen=None):
     """Where in an object a type or a function of this full name is, as an attribute path."""
     seen = set() if seen is None else seen
-    named = held if callable(held) and hasattr(held, "__name__") else type(held)
-    if stranger in {f"{named.__module__}.{named.__name__}", f"{named.__module__}.{named.__qualname__}"}:
+    kinds = [type(held)] + ([held] if callable(held) and hasattr(held, "__name__") else [])
+    # a ufunc and a method of a type have a name, but no module
+    names = [
+        f"{getattr(kind, '__module__', None)}.{getattr(kind, key, None)}"
+        for kind in kinds
+        for key in ("__name__", "__qualname__")
+    ]
+    if stranger in names:
         return f"{path or 'itself'} ({stranger})"
     if id(held) in seen or isinstance(held, (str, bytes, np.ndarray)):
         return None

@@ -10,9 +10,10 @@ import zipfile
 import numpy as np
 import pytest
 import scipy.sparse
+import scipy.special
 import skops.io
 import torch
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
 from sklearn.compose import ColumnTransformer
 from sklearn.datasets import load_digits
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
@@ -197,6 +198,59 @@ def test_an_estimator_that_is_not_fitted_is_refused(tmp_path):
     ):
         serialise(half, tmp_path / "e")
     assert list(tmp_path.iterdir()) == []
+
+
+class Picker(TransformerMixin, BaseEstimator):
+    """Stores nothing in fit."""
+
+    def fit(self, table, target=None):
+        return self
+
+    def transform(self, table):
+        return table[:, :5]
+
+
+class Duck:
+    """A step that is no estimator of scikit-learn."""
+
+    fit, transform = Picker.fit, Picker.transform
+
+
+class Numbered(ClassifierMixin, BaseEstimator):
+    def __init__(self, steps=3):
+        self.steps = steps
+
+    def fit(self, table, target=None):
+        self.classes_ = np.unique(target)
+        return self
+
+
+@pytest.mark.parametrize("kind", [Picker, Duck, Numbered])
+def test_a_fitted_estimator_whose_steps_cannot_say_that_they_are_fitted_is_saved(tmp_path, kind):
+    model = Numbered() if kind is Numbered else make_pipeline(kind(), KNeighborsClassifier())
+    trusted = [f"test_sklearn.{kind.__name__}"]
+    serialise(model.fit(X, Y), tmp_path / "e", trusted=trusted)
+    loaded = deserialise(tmp_path / "e", trusted=trusted)
+    if kind is Numbered:
+        assert loaded.steps == 3
+    else:
+        assert np.array_equal(loaded.predict(X), model.predict(X))
+
+
+def test_an_estimator_with_steps_of_another_kind_that_is_not_fitted_is_refused(tmp_path):
+    with pytest.raises(UnsupportedModel, match="Numbered: is not fitted"):
+        serialise(Numbered(), tmp_path / "e", trusted=["test_sklearn.Numbered"])
+
+
+def test_what_has_a_name_and_no_module_is_passed_by_or_refused_by_its_place(tmp_path):
+    model = make_pipeline(FunctionTransformer(scipy.special.expit), ThirdParty()).fit(X, Y)
+    with pytest.raises(UnsupportedModel, match=r"steps\[1\]\[1\] \(test_sklearn\.ThirdParty\)"):
+        serialise(model, tmp_path / "e")
+    model.set_params(functiontransformer__func=str.lower)
+    with pytest.raises(UnsupportedModel, match=r"\.func \(builtins\.method_descriptor\)"):
+        serialise(model, tmp_path / "e", trusted=["test_sklearn.ThirdParty"])
+    with pytest.raises(UnsupportedModel, match=r"cannot be|not rebuilt"):
+        serialise(model, tmp_path / "e", trusted=["test_sklearn.ThirdParty", "builtins.method_descriptor"])
 
 
 def test_a_lambda_is_refused_by_the_name_of_its_attribute(tmp_path):
