@@ -5,7 +5,6 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import urlsplit
 
 from helpers.errors import CorruptFile, ModelError, StorageError, storage_errors
 from helpers.format import manifest
@@ -17,6 +16,7 @@ from helpers.saved.remote import Cached, Remote, RemoteFile
 from helpers.storage import ahead, is_remote
 from helpers.storage.address import open_store
 from helpers.storage.http import Changed, Missing
+from helpers.storage.names import is_bare
 
 _Result = TypeVar("_Result")
 Source = Directory | BareFile | Remote | RemoteFile | Fetched
@@ -78,8 +78,8 @@ def check_scheme(source: str | os.PathLike) -> None:
 
 def _remote(source, options, cache, manifests_only):
     store = open_store(source)
-    is_bare = urlsplit(source).path.endswith(".tensors") and not manifests_only
-    if is_bare and (cache is not None or options.mapped):
+    is_file = is_bare(source) and not manifests_only
+    if is_file and (cache is not None or options.mapped):
         raise StorageError(
             store.label,
             "is a bare file, which is read into memory: no copy of it is kept or mapped",
@@ -89,7 +89,7 @@ def _remote(source, options, cache, manifests_only):
         raise StorageError(
             store.label, "is not a file that can be mapped", "Pass cache=, a directory for a copy."
         )
-    if is_bare:
+    if is_file:
         return RemoteFile(store, options)
     return Remote(store, options, manifests_only) if cache is None else Cached(store, cache, options)
 

@@ -1,7 +1,6 @@
 """From an address to the store that it names."""
 
 import functools
-from urllib.parse import urlsplit
 
 from helpers.storage import http
 from helpers.storage.names import bucket_of
@@ -30,7 +29,7 @@ def open_store(source: str) -> http.Store:
     >>> open_store("https://user:secret@example.org/models/mine").label
     'https://example.org/models/mine'
     """
-    if urlsplit(source).scheme.lower() != "s3":
+    if not source.lower().startswith("s3://"):
         return http.store(source)
 
     @functools.cache

@@ -18,7 +18,6 @@ import threading
 import time
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from helpers.errors import CorruptFile, ModelError, StorageError
 from helpers.format import hashes, manifest
@@ -26,6 +25,7 @@ from helpers.format.head import check_head
 from helpers.storage import atomic, cache, fetch, memory
 from helpers.storage.address import open_store
 from helpers.storage.http import Changed, Missing, Store
+from helpers.storage.names import is_bare
 from helpers.storage.page_cache import pull, within
 from helpers.storage.saved_files import small_files, weights
 
@@ -71,7 +71,7 @@ def main(source: str, cache: str | None, parent: int) -> None:
         store = open_store(source)
         if cache is not None:
             _into_cache(line, store, cache, stopping)
-        elif urlsplit(source).path.endswith(".tensors"):
+        elif is_bare(source):
             _bare_file(line, store, stopping)
         else:
             _into_memory(line, store, stopping)

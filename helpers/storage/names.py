@@ -1,4 +1,4 @@
-"""What an address of S3 names. Apart from `helpers.storage.s3`, which imports boto3."""
+"""What an address names. Apart from `helpers.storage.s3`, which imports boto3."""
 
 from urllib.parse import urlsplit
 
@@ -11,7 +11,7 @@ def bucket_of(source: str) -> tuple[str, str, str]:
     Parameters
     ----------
     source : str
-        ``s3://bucket/prefix``.
+        ``s3://bucket/prefix``; ``#`` and ``?`` are characters of a prefix like others.
 
     Returns
     -------
@@ -27,8 +27,21 @@ def bucket_of(source: str) -> tuple[str, str, str]:
     >>> bucket_of("s3://bucket/models/mine/")
     ('bucket', 'models/mine', 's3://bucket/models/mine')
     """
-    parts = urlsplit(source)
-    bucket, prefix = parts.netloc, parts.path.strip("/")
+    # not by urlsplit: it would take them for the beginning of a fragment and a query, and name another model
+    bucket, _, prefix = source.partition("://")[2].partition("/")
+    prefix = prefix.strip("/")
     if not bucket or not prefix:
         raise StorageError(source, "names no bucket and prefix", "Write s3://bucket/prefix.")
     return bucket, prefix, f"s3://{bucket}/{prefix}"
+
+
+def is_bare(source: str) -> bool:
+    """Whether an address names a ``.tensors`` file, and not what lies below a prefix.
+
+    Examples
+    --------
+    >>> is_bare("https://host/m.tensors?signature=7"), is_bare("s3://bucket/m.tensors?"), is_bare("s3://bucket/m")
+    (True, False, False)
+    """
+    path = source if source.lower().startswith("s3://") else urlsplit(source).path
+    return path.endswith(".tensors")

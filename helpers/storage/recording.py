@@ -81,7 +81,9 @@ def place(source: str) -> str:
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser(
         "~/Library/Caches" if sys.platform == "darwin" else "~/.cache"
     )
-    if "://" in source:
+    if source.lower().startswith("s3://"):
+        named = source  # which holds no secrets
+    elif "://" in source:
         named = source.partition("?")[0].rpartition("@")[2]
     else:
         named = os.path.realpath(os.path.expanduser(source))

@@ -15,7 +15,7 @@ from torch import nn
 import helpers
 from helpers import Standby, deserialise, serialise
 from helpers.errors import CorruptFile, NotAModel, StorageError
-from helpers.storage import fetch
+from helpers.storage import ahead, fetch, recording
 from workbook.samples import tiny_stable_diffusion
 from workbook.samples.servers import weed
 
@@ -115,6 +115,22 @@ def test_what_exists_is_replaced_only_if_asked(place, client):
     serialise(build(1), place, overwrite=True)
     assert_same_module(build(1), load(place))
     assert len(keys(client, place)) == 2, "the old objects are removed"
+
+
+@pytest.mark.parametrize("end", ["#2", "?versionId=7"])
+def test_what_begins_a_fragment_or_a_query_elsewhere_is_a_part_of_the_name(place, end, caplog):
+    serialise(build(1), place)
+    serialise(build(2), place + end, overwrite=True)
+    assert_same_module(build(1), load(place))
+    assert_same_module(build(2), load(place + end))
+    assert helpers.verify(place + end).source == place + end
+    assert len({recording.place(place + more) for more in ("", end, "/a@1", "/b@1")}) == 4
+    fetching = ahead.begin(place + end)
+    try:
+        assert_same_module(build(2), load(place + end))
+    finally:
+        fetching.end()
+    assert "was not fetched ahead" not in caplog.text
 
 
 def test_objects_of_others_are_left_alone(place, client):

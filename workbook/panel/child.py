@@ -8,7 +8,7 @@ import threading
 import time
 
 from helpers.timeline import Phase, Timeline
-from workbook.panel import loads
+from workbook.panel import loads, sources
 from workbook.panel.request import Request
 from workbook.panel.say import instead_of_bars, say
 
@@ -118,4 +118,4 @@ if __name__ == "__main__":
     try:
         main(asked, float(sys.argv[2]))
     except Exception as error:  # shown in the panel, whatever it is
-        say(error=in_words(error, asked.source.partition("?")[0]))
+        say(error=in_words(error, sources.without_signature(asked.source)))

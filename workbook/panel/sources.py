@@ -55,6 +55,17 @@ def is_address(source):
     return "://" in source
 
 
+def without_signature(source):
+    """A source as a table may show it: behind a ? may be a signature, but in S3 it is a part of the name.
+
+    Examples
+    --------
+    >>> without_signature("https://host/m?signature=7"), without_signature("s3://bucket/m?")
+    ('https://host/m', 's3://bucket/m?')
+    """
+    return source if source.lower().startswith("s3://") else source.partition("?")[0]
+
+
 def kind(source):
     """What a source is.
 
@@ -173,8 +184,7 @@ def labels(sources):
     >>> labels(["here/m", "there/m", "n", SAMPLE])
     {'here/m': 'here/m', 'there/m': 'there/m', 'n': 'n', 'sample: SmolLM2': 'sample: SmolLM2'}
     """
-    # what stands behind a ? may be a signature, and stays out of every table
-    parts = {source: source.partition("?")[0].split("/") for source in sources}
+    parts = {source: without_signature(source).split("/") for source in sources}
     found = {}
     for source, own in parts.items():
         for count in range(1, len(own) + 1):

@@ -179,7 +179,7 @@ def as_csv(results):
         ["model", "what", "round", "seconds", *PHASES, "private bytes", "file bytes", *kinds, "note"]
     )
     for request, group in grouped(results).items():
-        source = request.source.partition("?")[0]
+        source = sources.without_signature(request.source)
         for turn, result in enumerate(group, 1):
             own = {name: middle([result], name) for name in PHASES}
             figures = [result.seconds, *own.values(), result.private, result.bytes]
