@@ -57,11 +57,11 @@ def record(source: str) -> tuple[str, int]:
             deserialise(source, progress=False)
         found = recording.files(path, recording.header(), recording.roots())
     except (errors.SkeletonMismatch, errors.UnsupportedModel, errors.EncryptionError) as error:
-        by_service = "Start your service once with cold_start: its first start records by itself."
+        if isinstance(error.__context__, ModuleNotFoundError):  # it says how to install what is missing
+            raise
+        remedy = "Start your service once with cold_start: its first start records by itself."
         raise errors.ModelError(
-            _label(source),
-            f"cannot be loaded by this command: {error.problem}",
-            error.remedy if "nstall" in error.remedy else by_service,  # a library that is missing
+            _label(source), f"cannot be loaded by this command: {error.problem}", remedy
         ) from error
     finally:
         with contextlib.suppress(FileNotFoundError):

@@ -92,6 +92,8 @@ def inspect(source: str | os.PathLike) -> Inspection:
         Nothing there, or no saved model.
     CorruptFile
         A manifest, or the index of a bare file, cannot be true.
+    UnsupportedModel
+        It is in S3, and boto3 is not installed.
     StorageError
         The storage refuses.
 

@@ -103,7 +103,8 @@ def serialise(
     Raises
     ------
     UnsupportedModel
-        The model holds something that cannot be saved exactly; every such part is named.
+        The model holds something that cannot be saved exactly; every such part is named. Or the destination is
+        in S3, and boto3 is not installed.
     StorageError
         The destination exists or is a mount point, or the base of the adapters is there, or the storage
         refuses (no space, no permission).

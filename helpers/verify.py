@@ -68,6 +68,8 @@ def verify(
         Names every damaged tensor, or the file that is missing, cut or not what was saved.
     EncryptionError
         A wrong key, or one for a plain model.
+    UnsupportedModel
+        It is in S3, and boto3 is not installed.
     StorageError
         The storage refuses, or the model was replaced again and again while it was read.
     torch.OutOfMemoryError

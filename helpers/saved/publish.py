@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from helpers.errors import ModelError, StorageError
+from helpers.errors import ModelError, StorageError, extra
 from helpers.format import manifest
 from helpers.saved.sources import check_scheme
 from helpers.storage import atomic, is_remote
@@ -33,6 +33,8 @@ def publication(destination: str | os.PathLike, overwrite: bool) -> Iterator[tup
     ------
     StorageError
         The destination holds a model (without overwrite) or foreign files, or it cannot be written to.
+    UnsupportedModel
+        It is in S3, and boto3 is not installed.
     """
     check_scheme(destination)
     if not is_remote(destination):
@@ -40,7 +42,8 @@ def publication(destination: str | os.PathLike, overwrite: bool) -> Iterator[tup
         with atomic.directory(path, overwrite=overwrite, strangers=_strangers) as folder:
             yield folder, ""
     elif str(destination).lower().startswith("s3://"):
-        from helpers.storage import s3  # boto3 takes long to import
+        with extra(destination, "s3"):
+            from helpers.storage import s3  # boto3 takes long to import
 
         with s3.publication(str(destination), overwrite) as (folder, inside):
             yield folder, inside

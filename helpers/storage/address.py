@@ -2,6 +2,7 @@
 
 import functools
 
+from helpers.errors import extra
 from helpers.storage import http
 from helpers.storage.names import bucket_of
 
@@ -22,7 +23,7 @@ def open_store(source: str) -> http.Store:
     Raises
     ------
     StorageError
-        The address is malformed. That there are no credentials for S3 is said at the first request.
+        The address is malformed. That there is no boto3, or no credentials, for S3 is said at the first request.
 
     Examples
     --------
@@ -32,10 +33,13 @@ def open_store(source: str) -> http.Store:
     if not source.lower().startswith("s3://"):
         return http.store(source)
 
+    label = bucket_of(source)[2]
+
     @functools.cache
     def signed() -> http.Store:
-        from helpers.storage import s3  # here, since boto3 takes 0.3 s and more, and is not always needed
+        with extra(label, "s3"):
+            from helpers.storage import s3  # here, since boto3 takes 0.3 s and more, and is not always needed
 
         return s3.store(source)
 
-    return http.Store(bucket_of(source)[2], lambda key: signed().address(key), {})
+    return http.Store(label, lambda key: signed().address(key), {})

@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+import sys
 
 import architectures
 import pytest
@@ -10,7 +11,8 @@ from torch import nn
 
 import helpers
 from helpers import deserialise, serialise
-from helpers.errors import ModelError, SkeletonMismatch, StorageError
+from helpers.__main__ import main
+from helpers.errors import ModelError, SkeletonMismatch, StorageError, UnsupportedModel
 
 
 def build():
@@ -62,6 +64,31 @@ def test_an_unknown_kind_of_address_is_no_path(address):
     for action in (deserialise, helpers.inspect, helpers.verify, lambda where: serialise(build(), where)):
         with pytest.raises(StorageError, match=r"^\w+://: is no kind of address that is known here"):
             action(address)
+
+
+@pytest.fixture
+def no_boto3(tmp_path, saved, monkeypatch):
+    """An environment without boto3, for this process and for one that fetches ahead; all other imports are done."""
+    (tmp_path / "path").mkdir()
+    (tmp_path / "path" / "boto3.py").write_text("raise ModuleNotFoundError('No boto3', name='boto3')")
+    monkeypatch.syspath_prepend(tmp_path / "path")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delitem(sys.modules, "boto3", raising=False)
+    monkeypatch.delitem(sys.modules, "helpers.storage.s3", raising=False)
+    monkeypatch.delattr("helpers.storage.s3", raising=False)
+
+
+@pytest.mark.usefixtures("no_boto3")
+def test_what_is_in_s3_without_boto3_says_how_to_install_it(capsys):
+    place = "s3://bucket/m"
+    said = "s3://bucket/m: needs boto3, which is not installed. Install it: pip install 'model-loading-workbook[s3]'."
+    for action in (deserialise, helpers.inspect, helpers.verify, lambda where: serialise(build(), where)):
+        with pytest.raises(UnsupportedModel) as error:
+            action(place)
+        assert str(error.value) == said
+    for command in ("verify", "inspect", "record"):  # the last one by `cold_start`
+        assert main([command, place]) == 1
+        assert capsys.readouterr().err.splitlines()[-1] == said
 
 
 def test_a_tilde_is_the_home_directory(tmp_path, monkeypatch):
