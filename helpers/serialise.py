@@ -16,7 +16,8 @@ from helpers.errors import StorageError
 from helpers.format import hashes, manifest
 from helpers.modules import structure
 from helpers.saved.publish import publication
-from helpers.storage import atomic
+from helpers.saved.sources import check_scheme
+from helpers.storage import atomic, is_remote
 from helpers.timeline import phase
 from helpers.weights import encrypted, keys, write
 
@@ -204,7 +205,7 @@ def serialise_model(model: "torch.nn.Module", save_path: str | os.PathLike) -> b
     ----------
     model : torch.nn.Module
     save_path : str or path-like
-        Replaced if it exists.
+        Replaced if it exists. No address: `serialise` takes these.
 
     Returns
     -------
@@ -221,6 +222,11 @@ def serialise_model(model: "torch.nn.Module", save_path: str | os.PathLike) -> b
     """
     start = time.perf_counter()
     try:
+        check_scheme(save_path)
+        if is_remote(save_path):
+            raise StorageError(
+                "serialise_model", "saves to a path alone", "Use serialise() for s3://bucket/prefix."
+            )
         held = _registered(model, save_path)
         with atomic.file(Path(save_path).expanduser()) as partial:
             _check_space(partial.parent, held)

@@ -66,13 +66,20 @@ def open_source(
 
 
 def check_scheme(source: str | os.PathLike) -> None:
-    """Refuse an address of a kind that this package does not know, which would be taken for a path."""
+    """Refuse what would be taken for a path: an address of a kind that is not known here, or one made a `Path`."""
     scheme = re.match(r"(\w[\w+.-]*)://", str(source))
     if scheme and not is_remote(source):
         raise StorageError(
             f"{scheme[1]}://",
             "is no kind of address that is known here",
             "Use a path, s3://bucket/prefix or http(s)://host/prefix.",
+        )
+    folded = re.match(r"(s3|https?|gs|gcs|az|abfss?|hf|file):/(?!/)", str(source), re.IGNORECASE)
+    if folded:  # pathlib makes one slash of two
+        raise StorageError(
+            folded[0],
+            "is no path, but an address that was made a path and has lost a slash",
+            "Pass the address as a string, such as 's3://bucket/prefix'.",
         )
 
 

@@ -3,6 +3,7 @@
 import logging
 import shutil
 import sys
+from pathlib import Path
 
 import architectures
 import pytest
@@ -64,6 +65,37 @@ def test_an_unknown_kind_of_address_is_no_path(address):
     for action in (deserialise, helpers.inspect, helpers.verify, lambda where: serialise(build(), where)):
         with pytest.raises(StorageError, match=r"^\w+://: is no kind of address that is known here"):
             action(address)
+
+
+@pytest.mark.parametrize(
+    "address", ["s3://bucket/m", "https://user:geheim@host/m", "S3://bucket/m", "gs://b/m"]
+)
+@pytest.mark.parametrize("kind", [Path, lambda address: str(Path(address))])
+def test_an_address_that_was_made_a_path_is_refused(address, kind, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for action in (deserialise, helpers.inspect, helpers.verify, lambda where: serialise(build(), where)):
+        with pytest.raises(
+            StorageError, match=r"^\w+:/: is no path, .* Pass the address as a string"
+        ) as error:
+            action(kind(address))
+        assert "geheim" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "address", ["s3://bucket/m.tensors", "https://host/m", "gs://b/m", Path("s3://bucket/m")]
+)
+def test_the_guides_own_function_takes_no_address_for_a_path(address, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert helpers.serialise_model(build(), address) is False
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_path_with_a_colon_is_a_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for place in (Path("v:1/m"), Path("files3:/m"), tmp_path / "s3:" / "m"):
+        serialise(build(), place)
+        assert torch.equal(deserialise(place, skeleton=build, device="cpu").weight, build().weight)
 
 
 @pytest.fixture
