@@ -347,13 +347,14 @@ def test_a_recording_says_no_secret_of_an_address_and_an_error_is_one_sentence(t
 RECORD_AGAIN = """
 import sys
 from helpers import __main__ as command
-from helpers.errors import UnsupportedModel
+from helpers.errors import extra
 from helpers.storage import recording
 import helpers.deserialise
 path, _ = command.record(sys.argv[1])
 before = open(path).read()
 def fail(*_, **__):
-    raise UnsupportedModel("m", "needs nothing", "Install it: pip install nothing.")
+    with extra("m", "hf"):
+        import a_library_that_is_not_there
 sys.modules["helpers.deserialise"].deserialise = fail
 try:
     command.record(sys.argv[1])
@@ -373,5 +374,5 @@ def test_a_load_that_fails_leaves_the_old_recording_and_says_what_to_install(tmp
     command = [sys.executable, "-c", RECORD_AGAIN, str(tmp_path / "m")]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
-    said = "cannot be loaded by this command: needs nothing. Install it: pip install nothing."
-    assert done.stdout == f"{tmp_path / 'm'}: {said}\n"
+    said = "m: needs a_library_that_is_not_there, which is not installed. Install it: pip install "
+    assert done.stdout.startswith(said)
