@@ -48,6 +48,7 @@ def ready(path: str | os.PathLike, spans: list[tuple[int, int]] | None = None) -
     --------
     >>> ready(__file__)
     """
-    if spans is not None or (on_network(path) and not cached(path)):
-        with phase("read ahead"), storage_errors(path, "reading the weights"):
-            pull(path, spans=spans)
+    with storage_errors(path, "reading the weights"):
+        if spans is not None or (on_network(path) and not cached(path)):
+            with phase("read ahead"):
+                pull(path, spans=spans)

@@ -10,6 +10,7 @@ import pytest
 from torch import nn
 
 from helpers import serialise
+from helpers.errors import StorageError
 from helpers.storage import atomic, filesystems, memory, mounts, page_cache
 from workbook.bench.pagecache import evict
 
@@ -111,6 +112,11 @@ def test_what_is_in_the_page_cache_already_is_passed_by(tmp_path, monkeypatch):
         pytest.skip("this filesystem keeps files in memory")
     page_cache.pull(path, whole=True)
     assert read == [0, 4 << 20, 8 << 20, 12 << 20]
+
+
+def test_a_file_that_cannot_be_looked_at_is_said(tmp_path):
+    with pytest.raises(StorageError, match="reading the weights failed"):
+        mounts.ready(tmp_path / ("x" * 5000))
 
 
 def test_a_file_is_asked_for_and_what_is_none_is_passed_by(tmp_path):
