@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import tempfile
 from collections.abc import Iterator
 
 
@@ -98,6 +99,29 @@ def storage_errors(path: str | os.PathLike, doing: str) -> Iterator[None]:
         if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
             raise StorageError(path, reason, "Check the permissions of this path.") from error
         raise StorageError(path, reason, "Check that the storage is mounted and healthy.") from error
+
+
+def temporary_directory() -> str:
+    """The system's directory for temporary files.
+
+    Raises
+    ------
+    StorageError
+        None can be used.
+
+    Examples
+    --------
+    >>> os.path.isdir(temporary_directory())
+    True
+    """
+    try:
+        return tempfile.gettempdir()
+    except OSError:
+        raise StorageError(
+            os.environ.get("TMPDIR", "/tmp"),
+            "no temporary directory can be written to (TMPDIR, /tmp, /var/tmp, the working directory)",
+            "Set TMPDIR to a directory with free space that may be written to.",
+        ) from None
 
 
 @contextlib.contextmanager

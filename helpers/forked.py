@@ -28,7 +28,7 @@ import time
 import traceback
 from multiprocessing import connection, context, forkserver, popen_forkserver, reduction, spawn, util
 
-from helpers.errors import ModelError
+from helpers.errors import ModelError, storage_errors, temporary_directory
 
 _SETTLE = 1  # seconds that a thread gets to end; OpenBLAS ends its own within milliseconds
 
@@ -49,9 +49,11 @@ class Server(forkserver.ForkServer):
         self.report, report = multiprocessing.Pipe(duplex=False)
         self._forkserver_alive_fd = self._alive.fileno()
         with socket.socket(socket.AF_UNIX) as listener, alive, report:
-            self._folder = tempfile.mkdtemp(prefix="standby-")  # open to this user alone
-            self._forkserver_address = os.path.join(self._folder, "server")
+            self._folder = ""
             try:
+                with storage_errors(temporary_directory(), "making a folder there"):
+                    self._folder = tempfile.mkdtemp(prefix="standby-")  # open to this user alone
+                self._forkserver_address = os.path.join(self._folder, "server")
                 _listen(listener, self._forkserver_address)
                 self.process = multiprocessing.get_context("spawn").Process(
                     target=_serve,

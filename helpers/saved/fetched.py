@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from helpers.errors import CorruptFile, ModelError, StorageError, storage_errors
+from helpers.errors import CorruptFile, ModelError, StorageError, storage_errors, temporary_directory
 from helpers.format import manifest
 from helpers.options import Options
 from helpers.saved.local import index_of
@@ -83,7 +83,7 @@ class Fetched:
         if isinstance(self.plain, RemoteFile):
             return self._bare_file(fetching)
         found = fetching.found()
-        with storage_errors(tempfile.gettempdir(), "writing to the temporary directory (TMPDIR)"):
+        with storage_errors(temporary_directory(), "writing to the temporary directory (TMPDIR)"):
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="model-")))
             write_files(folder, found.files | {manifest.NAME: identity})
             for path, descriptor in found.weights.items():

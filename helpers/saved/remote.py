@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from helpers.errors import CorruptFile, ModelError, NotAModel, storage_errors
+from helpers.errors import CorruptFile, ModelError, NotAModel, storage_errors, temporary_directory
 from helpers.format import manifest
 from helpers.options import Options
 from helpers.saved.local import Directory, index_of
@@ -59,7 +59,7 @@ class Remote:
         """
         doing = "writing to the temporary directory (TMPDIR)"
         with contextlib.ExitStack() as stack:
-            with storage_errors(tempfile.gettempdir(), doing):
+            with storage_errors(temporary_directory(), doing):
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="model-")))
                 with phase("fetch the small files"):
                     opened = bring_small_files(self.store, identity, folder, self.manifests_only)

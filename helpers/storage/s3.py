@@ -21,7 +21,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
-from helpers.errors import CorruptFile, StorageError, storage_errors
+from helpers.errors import CorruptFile, StorageError, storage_errors, temporary_directory
 from helpers.format import manifest
 from helpers.storage import atomic
 from helpers.storage.http import Store
@@ -92,7 +92,7 @@ def publication(destination: str, overwrite: bool) -> Iterator[tuple[Path, str]]
         _check(client, bucket, prefix, label, overwrite)
     doing, inside = "writing to the temporary directory (TMPDIR)", secrets.token_hex(8)
     with (
-        storage_errors(tempfile.gettempdir(), doing),
+        storage_errors(temporary_directory(), doing),
         tempfile.TemporaryDirectory(prefix="model-") as scratch,
     ):
         yield Path(scratch), inside

@@ -13,7 +13,7 @@ import pytest
 import targets
 
 from helpers import Standby, forked, standby
-from helpers.errors import ModelError
+from helpers.errors import ModelError, StorageError
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes as Linux shows them")
 
@@ -314,6 +314,17 @@ if __name__ == "__main__":
         with pytest.raises(ModelError, match="too long.*Set TMPDIR"), Standby(preload=["json"]):
             pass
         assert list(long.iterdir()) == []
+        assert len(os.listdir("/proc/self/fd")) == before
+
+    def test_without_any_temporary_directory_it_is_said_and_nothing_is_left(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(tempfile, "tempdir", None)
+        monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "absent")])
+        before = len(os.listdir("/proc/self/fd"))
+        with (
+            pytest.raises(StorageError, match="no temporary directory.*Set TMPDIR"),
+            Standby(preload=["json"]),
+        ):
+            pass
         assert len(os.listdir("/proc/self/fd")) == before
 
     def test_a_killed_parent_takes_server_and_replicas_with_it(self, tmp_path):

@@ -209,6 +209,13 @@ def test_a_temporary_directory_that_refuses_is_named(place, monkeypatch, tmp_pat
         serialise(build(), place)
 
 
+def test_that_there_is_no_temporary_directory_is_said(place, monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "absent")])
+    with pytest.raises(StorageError, match="no temporary directory.*Set TMPDIR"):
+        serialise(build(), place)
+
+
 def test_a_temporary_directory_that_is_full_is_named(place, direct, monkeypatch, tmp_path):
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tiny", tmp_path], check=False).returncode:
         pytest.skip("only root may mount")
