@@ -62,7 +62,14 @@ class Store:
 
 def store(source: str) -> Store:
     """The objects below ``http(s)://host/prefix``; arguments and errors as for `address.open_store`."""
-    parts = urlsplit(source)
+    try:
+        parts = urlsplit(source)
+        _ = parts.port
+    except ValueError:  # its words may hold secrets
+        said = "is malformed: host or port cannot be read"
+        raise StorageError(
+            source.partition(":")[0] + "://", said, "Write http(s)://host:port/prefix."
+        ) from None
     if not parts.hostname:
         raise StorageError(f"{parts.scheme}://", "names no host", "Write http(s)://host/prefix.")
     host, path, headers = parts.netloc.rpartition("@")[2], parts.path.rstrip("/"), {}
@@ -71,9 +78,15 @@ def store(source: str) -> Store:
         headers["Authorization"] = "Basic " + base64.b64encode(pair.encode()).decode()
 
     def address(key):
-        return urlunsplit((parts.scheme, host, path + ("/" + quote(key) if key else ""), parts.query, ""))
+        whole = path + ("/" + quote(key) if key else "")
+        return urlunsplit((parts.scheme, host, _quoted(whole), _quoted(parts.query), ""))
 
     return Store(f"{parts.scheme}://{host}{path}", address, headers)
+
+
+def _quoted(text):
+    """What no request may hold (spaces, what is not ASCII) quoted; what is quoted already stays as it is."""
+    return re.sub(r"[^!-~]+", lambda found: quote(found[0]), text)
 
 
 class Body(NamedTuple):
@@ -122,10 +135,24 @@ def get(store: Store, key: str, span: tuple[int, int] | None = None, version: st
     if version and version.startswith('"'):  # a strong ETag; a weak one is only compared
         request.add_header("If-Match", version)
     try:
-        stream = _opener().open(request, timeout=TIMEOUT)
+        opener = _opener()
+    except OSError as error:
+        bundle, said = (
+            os.environ.get("AWS_CA_BUNDLE", store.label),
+            f"certificates cannot be read ({_words(error)})",
+        )
+        raise StorageError(
+            bundle, said, "Set AWS_CA_BUNDLE to a file of certificates, or unset it."
+        ) from None
+    try:
+        stream = opener.open(request, timeout=TIMEOUT)
     except HTTPError as error:
         with error:
             raise _refusal(store.name(key), error) from None
+    except (http.client.InvalidURL, UnicodeError):  # of a host: path and query are quoted
+        raise StorageError(
+            store.name(key), "is no address that can be asked for", "Check the host."
+        ) from None
     except (OSError, http.client.HTTPException) as error:
         raise _failure(store.name(key), error) from None
     return _checked(store.name(key), stream, span, version)

@@ -1,9 +1,12 @@
 """Loading over HTTP: right, or a StorageError that says why; never half a model, never a hang."""
 
 import base64
+import contextlib
 import logging
 import shutil
+import tempfile
 import time
+from urllib.parse import unquote
 
 import pytest
 import torch
@@ -14,7 +17,7 @@ from torch import nn
 import helpers
 from helpers import deserialise, serialise
 from helpers.errors import CorruptFile, ModelError, NotAModel, SkeletonMismatch, StorageError
-from helpers.storage import fetch
+from helpers.storage import ahead, fetch
 from helpers.storage import http as store
 from helpers.storage.address import open_store
 from workbook.samples.servers import nginx, web_server
@@ -248,6 +251,43 @@ def test_no_secret_reaches_an_error_a_log_or_a_repr(server, caplog):
                 said.append(repr(error) + str(error) + repr(error.__context__) + repr(error.__cause__))
     assert len(said) == 18 and "nowhere" in "".join(said)
     assert "geheim" not in "".join(said) + caplog.text
+
+
+@pytest.mark.parametrize("ahead_of_it", [False, True])
+def test_that_there_is_no_temporary_directory_is_said(server, ahead_of_it, monkeypatch, tmp_path):
+    with contextlib.ExitStack() as stack:
+        if ahead_of_it:
+            stack.callback(ahead.begin(f"{server.url}/m").end)
+        monkeypatch.setattr(tempfile, "tempdir", None)
+        monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "absent")])
+        with pytest.raises(StorageError, match="no temporary directory.*Set TMPDIR"):
+            load(server)
+
+
+@pytest.mark.parametrize("name", ["modèles", "my models", "my%20models"])
+def test_an_address_is_written_as_a_reader_would(server, name):
+    shutil.copytree(server.root / "m", server.root / unquote(name) / "m")
+    url = f"{server.url}/{name}/m"
+    assert_same_module(build(), deserialise(url, skeleton=build, device="cpu"))
+    assert helpers.verify(f"{url}?signed=ü 1").source == url
+
+
+@pytest.mark.parametrize("host", ["[::1", "127.0.0.1:port", "127.0.0.1:99999", "a b"])
+def test_a_malformed_address_is_said_at_once_and_without_its_secrets(host, monkeypatch):
+    monkeypatch.setattr(fetch, "_PAUSE", 60)  # no second try
+    with pytest.raises(StorageError, match="is malformed|Check the host") as error:
+        deserialise(f"http://user:geheim@{host}/m?signature=geheim")
+    assert "geheim" not in str(error.value)
+
+
+def test_certificates_that_are_not_there_are_said_at_once(server, monkeypatch, tmp_path):
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "absent.pem"))
+    monkeypatch.setattr(fetch, "_PAUSE", 60)
+    monkeypatch.setattr(store, "_opener", store._opener.__wrapped__)  # not the one that is kept
+    with pytest.raises(
+        StorageError, match=r"absent\.pem: certificates cannot be read \(No such file or directory\)"
+    ):
+        load(server)
 
 
 def test_http_cannot_be_written_to(server):

@@ -7,6 +7,7 @@ import re
 import threading
 import time
 from pathlib import Path
+from urllib.parse import unquote
 
 
 class Faulty:
@@ -58,7 +59,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         pass
 
     def do_GET(self):
-        state, path = self.state, self.path.partition("?")[0]
+        state, path = self.state, unquote(self.path.partition("?")[0])
         wanted = self.headers.get("Range")
         with state.lock:
             state.seen.append((path, wanted))
