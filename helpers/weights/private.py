@@ -23,6 +23,7 @@ FAULTS = (
     AttributeError,
     LookupError,
     MemoryError,
+    NameError,  # by a slip of tensorizer, where the kind of encryption is unknown
     RuntimeError,
     TypeError,
     ValueError,
