@@ -183,7 +183,12 @@ NODE_TYPE_MAPPING[_LOADERS["SparseMatrixNode"], PROTOCOL] = _SparseNode
 
 
 def _array_state(array, context):
-    if not isinstance(context.zip_file, Apart) or array.dtype.hasobject:
+    apart = isinstance(context.zip_file, Apart)
+    # skops makes it again from nested lists, where what is empty or holds lists takes another shape
+    nested_lists = apart and array.dtype == object and array.ndim > 1
+    if nested_lists and np.array(array.tolist(), dtype=object).shape != array.shape:
+        raise ValueError(f"an array of objects of shape {array.shape} would lose its shape")
+    if not apart or array.dtype.hasobject:
         return _numpy.ndarray_get_state(array, context)
     name = f"{context.memoize(array)}.npy"
     context.zip_file.arrays[name] = np.asarray(array)

@@ -440,6 +440,16 @@ def test_arrays_that_cannot_be_written_to_or_lie_scattered_are_saved(tmp_path):
         assert type(getattr(loaded, key)) is type(getattr(estimator, key))
 
 
+@pytest.mark.parametrize("shape", [(0, 3), (2, 2)])
+def test_an_array_of_objects_that_would_lose_its_shape_is_refused(tmp_path, shape):
+    model = StandardScaler().fit(X)
+    model.held_ = np.empty(shape, object)
+    for place in np.ndindex(shape):
+        model.held_[place] = [1]
+    with pytest.raises(UnsupportedModel, match=r"of shape .* would lose its shape"):
+        serialise(model, tmp_path / "e")
+
+
 def test_others_save_and_load_by_skops_as_before():
     data = skops.io.dumps(StandardScaler().fit(X))
     again = skops.io.loads(data, trusted=skops.io.get_untrusted_types(data=data))
