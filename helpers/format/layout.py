@@ -103,8 +103,13 @@ def _bare_header_length(entry):
 
 def index_lengths(entries: list[Entry]) -> list[int]:
     """How many bytes each entry takes in the index of a file."""
-    described = map(_description, entries)
-    return [2 + len(name) + 1 + len(rest) + _LOCATION.size for name, rest in described]
+    return [len(_indexed(entry)) + _LOCATION.size for entry in entries]
+
+
+def _indexed(entry):
+    """An entry of the index, up to its location."""
+    name, rest = _description(entry)
+    return struct.pack("<H", len(name)) + name + bytes([KINDS[entry.kind]]) + rest
 
 
 def arrange(entries: list[Entry]) -> list[Entry]:
@@ -212,11 +217,8 @@ def prologue(entries: list[Entry], mark: bytes = bytes(8)) -> bytes:
     bytes
     """
     entries = [entry for entry in entries if not is_hidden(entry)]
-    described = []
-    for entry in entries:
-        name, rest = _description(entry)
-        described.append(struct.pack("<H", len(name)) + name + bytes([KINDS[entry.kind]]) + rest)
-    index_length = sum(index_lengths(entries))
+    described = [_indexed(entry) for entry in entries]
+    index_length = sum(map(len, described)) + len(entries) * _LOCATION.size
     start, index = len(MAGIC) + _FIXED.size + 8 + index_length, []
     for entry, description in zip(entries, described, strict=True):
         index += [description, _LOCATION.pack(start, entry.offset, entry.nbytes)]

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from helpers.errors import ModelError, StorageError, extra
 from helpers.format import manifest
 from helpers.saved.sources import check_scheme
-from helpers.storage import atomic, is_remote
+from helpers.storage import atomic, is_remote, is_s3
 
 
 @contextlib.contextmanager
@@ -41,7 +41,7 @@ def publication(destination: str | os.PathLike, overwrite: bool) -> Iterator[tup
         path = Path(destination).expanduser()
         with atomic.directory(path, overwrite=overwrite, strangers=_strangers) as folder:
             yield folder, ""
-    elif str(destination).lower().startswith("s3://"):
+    elif is_s3(str(destination)):
         with extra(destination, "s3"):
             from helpers.storage import s3  # boto3 takes long to import
 

@@ -17,3 +17,14 @@ def is_remote(source: object) -> bool:
     (True, False)
     """
     return isinstance(source, str) and source.lower().startswith(("s3://", "http://", "https://"))
+
+
+def is_s3(source: str) -> bool:
+    """Whether an address is one of S3, where ``#`` and ``?`` are characters of a key.
+
+    Examples
+    --------
+    >>> is_s3("S3://bucket/model"), is_s3("https://host/model")
+    (True, False)
+    """
+    return source.lower().startswith("s3://")

@@ -3,7 +3,7 @@
 import functools
 
 from helpers.errors import extra
-from helpers.storage import http
+from helpers.storage import http, is_s3
 from helpers.storage.names import bucket_of
 
 
@@ -30,7 +30,7 @@ def open_store(source: str) -> http.Store:
     >>> open_store("https://user:secret@example.org/models/mine").label
     'https://example.org/models/mine'
     """
-    if not source.lower().startswith("s3://"):
+    if not is_s3(source):
         return http.store(source)
 
     label = bucket_of(source)[2]

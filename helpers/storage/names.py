@@ -3,6 +3,7 @@
 from urllib.parse import urlsplit
 
 from helpers.errors import StorageError
+from helpers.storage import is_s3
 
 
 def bucket_of(source: str) -> tuple[str, str, str]:
@@ -43,5 +44,5 @@ def is_bare(source: str) -> bool:
     >>> is_bare("https://host/m.tensors?signature=7"), is_bare("s3://bucket/m.tensors?"), is_bare("s3://bucket/m")
     (True, False, False)
     """
-    path = source if source.lower().startswith("s3://") else urlsplit(source).path
+    path = source if is_s3(source) else urlsplit(source).path
     return path.endswith(".tensors")

@@ -107,7 +107,9 @@ class Job:
             self.result = self._outcome()
         except Exception as error:  # else whoever waits for the end would wait for ever
             self._kill()
-            self.result = failed(self.request, in_words(error, self.request.source.partition("?")[0]))
+            self.result = failed(
+                self.request, in_words(error, sources.without_signature(self.request.source))
+            )
         self._on_end(self.result)
 
     def _outcome(self):

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from helpers.storage import page_cache, recording
+from helpers.storage import is_s3, page_cache, recording
 from workbook import paths
 
 SAMPLE = "sample: SmolLM2"
@@ -63,7 +63,7 @@ def without_signature(source):
     >>> without_signature("https://host/m?signature=7"), without_signature("s3://bucket/m?")
     ('https://host/m', 's3://bucket/m?')
     """
-    return source if source.lower().startswith("s3://") else source.partition("?")[0]
+    return source if is_s3(source) else source.partition("?")[0]
 
 
 def kind(source):
