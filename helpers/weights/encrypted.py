@@ -125,20 +125,26 @@ class Encrypted(Private):
         if not names:
             return bad
         try:
-            with TensorDeserializer(  # one for all: each derives the key of a passphrase anew
-                str(self.path),
-                device="cpu",
-                lazy_load=True,
-                encryption=decryption,
-                filter_func=lambda stored: str(stored).removeprefix(".") in names,
-            ) as file:
+            with (
+                storage_errors(self.label, "reading the weights"),
+                TensorDeserializer(  # one for all: each derives the key of a passphrase anew
+                    str(self.path),
+                    device="cpu",
+                    lazy_load=True,
+                    encryption=decryption,
+                    filter_func=lambda stored: str(stored).removeprefix(".") in names,
+                ) as file,
+            ):
                 for stored in list(file.keys()):
                     try:
                         file[stored]
                     except CryptographyError:
                         bad.append(str(stored).removeprefix("."))
                     file._cache.clear()  # where it keeps each tensor until the end
-        except FAULTS as error:
+        except (
+            CryptographyError,
+            *FAULTS,
+        ) as error:  # the first of a file that states a version without encryption
             raise unreadable(self.label, error, max(entry.nbytes for entry in entries)) from error
         return bad
 

@@ -25,6 +25,7 @@ FAULTS = (
     MemoryError,
     NameError,  # by a slip of tensorizer, where the kind of encryption is unknown
     RuntimeError,
+    SyntaxError,  # by numpy, which parses the name of a type as Python
     TypeError,
     ValueError,
     struct.error,

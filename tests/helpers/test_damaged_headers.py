@@ -11,7 +11,7 @@ from torch import nn
 
 from helpers import deserialise, serialise
 from helpers.errors import CorruptFile, EncryptionError, ModelError, StorageError
-from helpers.format import manifest
+from helpers.format import layout, manifest
 from helpers.weights.private import unreadable
 
 KEY = bytes(range(32))
@@ -57,20 +57,33 @@ def load(path, key, whole, at, bit):
                        readers=1, progress=False)  # fmt: skip
 
 
+def check(path, key, whole, at, bit):
+    """That a load of the damaged file gives what was saved, or names the file; returns the error."""
+    try:
+        model = load(path, key, whole, at, bit)
+    except (CorruptFile, EncryptionError, StorageError) as error:
+        return error
+    for (name, tensor), other in zip(build().state_dict().items(), model.state_dict().values(), strict=True):
+        assert_same_tensor(name, tensor, other)
+    return None
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_a_flipped_bit_changes_nothing_or_is_an_error_of_the_file(kept, data):
     path, key, whole, beside = kept
-    at, bit = data.draw(st.sampled_from(beside)), data.draw(st.integers(0, 7))
-    try:
-        model = load(path, key, whole, at, bit)
-    except (CorruptFile, EncryptionError, StorageError):
-        pass
-    else:
-        for (name, tensor), other in zip(
-            build().state_dict().items(), model.state_dict().values(), strict=True
-        ):
-            assert_same_tensor(name, tensor, other)
+    check(path, key, whole, data.draw(st.sampled_from(beside)), data.draw(st.integers(0, 7)))
+
+
+def test_the_name_of_a_type_that_numpy_parses_as_python_is_an_error_of_the_file(kept):
+    path, key, whole, _ = kept
+    places = [at for at in range(len(whole)) if whole[at : at + 3] == b"<f4"]  # becomes ",f4"
+    assert CorruptFile in {type(check(path, key, whole, at, 4)) for at in places}
+
+
+@pytest.mark.parametrize("bit", [0, 1])
+def test_a_version_that_knew_no_encryption_is_an_error_of_the_file(kept, bit):
+    assert isinstance(check(*kept[:3], len(layout.MAGIC), bit), CorruptFile)
 
 
 def test_no_readers_are_a_wrong_argument(kept):
