@@ -31,7 +31,7 @@ def cold_start(source: str | os.PathLike, *, cache: str | os.PathLike | None = N
       (``XDG_CACHE_HOME`` or ``~/.cache``).
       ``python -m helpers record SOURCE`` makes it while an image is built;
     - Python's cyclic garbage collector is paused: it takes a fifth of the time of the imports
-      (3.6 s instead of 2.9 s for torch and a Llama class, 2 cores) and finds nothing in them.
+      (3.6 s instead of 2.9 s for torch and a Llama class, 2 cores) and finds next to nothing in them.
 
     At its end the collector is as it was before, and what was imported is frozen (``gc.freeze``), so that
     later collections pass it by. So is all else that is alive at the end of the first block, its model too:

@@ -244,7 +244,7 @@ def test_break_even_is_against_the_best_that_needs_no_second_copy():
     runs[-1] = start("helpers + cold_start", 8.1)
     assert report.break_even(result, "all cold") is None
     assert report.won_back(result) == [
-        "all cold: never (helpers + cold_start against from_pretrained + cold_start, -0.10 to -0.10 s a start)"
+        "all cold: not shown (helpers + cold_start against from_pretrained + cold_start, -0.10 to -0.10 s a start)"
     ]
     assert report.won_back(result, "helpers mapped", "from_pretrained") == [
         "all cold: after 5 starts (helpers mapped against from_pretrained, +1.00 to +1.00 s a start)"

@@ -117,7 +117,7 @@ def _won_back(result):
         if won := report.won_back(result, *pair):
             rows += ["", f"The time that saving takes is won back, {headline}:", ""]
             rows += [f"- {line}" for line in won]
-    if any(": never" in line for line in rows):
+    if any(": not shown" in line for line in rows):
         rows += ["", BESIDES]
     return rows
 

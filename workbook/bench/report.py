@@ -249,7 +249,7 @@ def break_even(result, state, route=None, against=None):
     Returns
     -------
     int or None
-        None for never: the saved form was not faster in every round, so no gain is shown.
+        None where no gain is shown: the saved form was not faster in every round.
 
     Raises
     ------
@@ -283,7 +283,7 @@ def won_back(result, route=None, against=None):
         names = route or ours(result, state), against or rival(result, state)
         if "saving" in result and all(name and good_runs(result, state, name) for name in names):
             starts = break_even(result, state, *names)
-            when = f"after {starts} start{'s' if starts > 1 else ''}" if starts else "never"
+            when = f"after {starts} start{'s' if starts > 1 else ''}" if starts else "not shown"
             won = gains(result, state, *names)
             lines.append(
                 f"{state}: {when} ({names[0]} against {names[1]}, {min(won):+.2f} to {max(won):+.2f} s a start)"
