@@ -11,8 +11,8 @@ A family is a module with four functions, some with a fifth:
 - ``elsewhere(opened, options)``, if it has it: saved models outside of this one that are loaded as if
   they were inside, by name, opened.
 
-`library`, `implementations`, `base_model`, `base_settings`, `peft_layers` and `skops_arrays` are no families: they
-serve some.
+`library`, `configuration`, `implementations`, `base_model`, `base_settings`, `peft_layers` and `skops_arrays` are no
+families: they serve some.
 """
 
 import importlib

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from helpers.errors import UnsupportedModel
-from helpers.families import implementations, library
+from helpers.families import configuration, implementations, library
 from helpers.options import Options
 from helpers.saved.opened import Opened
 
@@ -34,10 +34,12 @@ def changes(base: Any, built: Any, name: str) -> dict:
     for place, settings in _settings(base).items():
         before = saved.get(place, {})
         for key, value in settings.items():
-            if not _is_setting(key, value) or (key in before and _text(before[key]) == _text(value)):
+            if not configuration.is_setting(key, value) or (
+                key in before and _text(before[key]) == _text(value)
+            ):
                 continue
             kept = changed.setdefault(place, {})[key] = json.loads(_text(value))
-            if _from_json(key, kept) != value:
+            if configuration.from_json(key, kept) != value:
                 lost.append(f"{key} = {value!r}")
     if lost:
         raise UnsupportedModel(
@@ -61,8 +63,8 @@ def set_again(base: Any, opened: Opened, options: Options) -> None:
         settings = _settings(base)
         for place, changed in said["changed"].items():
             for key, value in changed.items():
-                if _is_setting(key, value) and (key != "dtype" or options.dtype is None):
-                    settings[place][key] = _from_json(key, value)
+                if configuration.is_setting(key, value) and (key != "dtype" or options.dtype is None):
+                    settings[place][key] = configuration.from_json(key, value)
         if _is_of_diffusers(base):
             base.register_to_config(**settings[""])
         implementations.set_after(base, said["implementations"])
@@ -79,12 +81,6 @@ def _is_of_diffusers(base):
     return hasattr(base, "register_to_config")
 
 
-def _is_setting(key, value):
-    """Whether it is neither a library's own note, such as a path, nor a configuration with a place of its own."""
-    is_note = key.startswith("_") and key != "_output_attentions"
-    return not is_note and not hasattr(value, "_attn_implementation_internal")
-
-
 def _text(value):
     """A setting as JSON; an object by its type alone, since not all can be compared."""
 
@@ -92,7 +88,3 @@ def _text(value):
         return str(held) if isinstance(held, torch.dtype) else type(held).__name__
 
     return json.dumps(value, default=said, skipkeys=True)
-
-
-def _from_json(key, value):
-    return getattr(torch, str(value).removeprefix("torch."), value) if key == "dtype" else value

@@ -20,7 +20,7 @@ def read(model: Any) -> dict:
 
 def set_before(config: Any, saved: dict) -> None:
     """Set what the parts of a configuration use, before a model is built of it."""
-    for place, part in _of_config(config, ":", set()):
+    for place, part in parts(config):
         _set(part, saved.get(place))
 
 
@@ -28,6 +28,11 @@ def set_after(model: Any, saved: dict) -> None:
     """Set it in the copies too that parts of the model have made for themselves."""
     for place, part in configurations(model):
         _set(part, saved.get(place))
+
+
+def parts(config: Any) -> Iterator[tuple[str, Any]]:
+    """The configuration of a model and of each part within it, with its place, as `configurations` names it."""
+    yield from _of_config(config, ":", set())
 
 
 def configurations(model: Any) -> Iterator[tuple[str, Any]]:

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from helpers.errors import UnsupportedModel
-from helpers.families import Parts, generation, implementations, library
+from helpers.errors import CorruptFile
+from helpers.families import Parts, configuration, generation, implementations, library
 from helpers.modules.skeleton import Skeleton, capture_rehearsed, fill
 from helpers.options import Options
 from helpers.saved.opened import Opened
@@ -43,10 +43,10 @@ def save(model: Any, folder: Path, trusted: Any) -> Parts:
     name = library.name_of(type(model))
     assert name is not None
     library.refuse_quantised(model, name)
-    (folder / "config.json").write_text(_text(model.config, name))
+    (folder / "config.json").write_text(configuration.text(model.config, name))
     generation.write(model, folder)
     settings = {"implementations": implementations.read(model)}
-    ready = []
+    ready, built = [], []
     if not library.is_shown(name):
         ready = [_built(name, *_described(model, name))]  # as `owns` has built it a moment ago
         _built.cache_clear()
@@ -54,10 +54,14 @@ def save(model: Any, folder: Path, trusted: Any) -> Parts:
     def build():
         # without the meta device a real one is asked for, to see what a constructor computes
         is_ready = ready and torch.empty(0).is_meta
-        return ready.pop() if is_ready else _empty(folder, name, name, settings)
+        try:
+            built.append(ready.pop() if is_ready else _empty(folder, name, name, settings))
+        except CorruptFile as error:  # of config.json, which says what the configuration in memory does
+            raise error.__cause__ or error from None
+        return built[-1]
 
     tensors, structure = capture_rehearsed(model, name, build)
-    _refuse_changed_names(model, folder, name)
+    settings["changed"] = configuration.changes(model.config, built[-1].config, name)
     return Parts(name, ("transformers", "torch"), tensors, structure, settings, {})
 
 
@@ -110,48 +114,11 @@ def _is_built_by_its_configuration(model, name):
     return False
 
 
-def _text(config, name):
-    """A configuration as JSON."""
-    try:
-        return config.to_json_string()
-    except Exception as error:  # a TypeError mostly, of JSON or of a copy
-        strange = [key for key, value in vars(config).items() if key != "dtype" and not _is_json(value)]
-        raise UnsupportedModel(
-            name,
-            f"has settings that JSON does not hold: {', '.join(strange)} ({error})",
-            "Change them in model.config to plain numbers, texts, lists and dictionaries of these.",
-        ) from error
-
-
-def _is_json(value):
-    try:
-        return bool(json.dumps(value, sort_keys=True, default=lambda part: part.to_dict()))
-    except Exception:  # as above
-        return False
-
-
-def _refuse_changed_names(model, folder, name):
-    """Refuse dictionaries whose keys JSON makes texts of, other than those that the library makes numbers again."""
-    given, again = model.config, type(model).config_class.from_pretrained(folder, local_files_only=True)
-    given, again = given.to_dict(), again.to_dict()
-    changed = [key for key in library.differing(given, again) if _has_other_keys(given.get(key))]
-    if changed:
-        raise UnsupportedModel(
-            name,
-            f"has settings whose keys JSON does not keep as they are: {', '.join(sorted(changed))}",
-            "Let their keys be texts in model.config.",
-        )
-
-
-def _has_other_keys(value):
-    if not isinstance(value, dict):
-        return False
-    return not all(isinstance(key, str) for key in value) or any(map(_has_other_keys, value.values()))
-
-
 def _described(model, name):
     """All that says how an empty model of the same class is built, as text."""
-    return _text(model.config, name), json.dumps({"implementations": implementations.read(model)})
+    return configuration.text(model.config, name), json.dumps(
+        {"implementations": implementations.read(model)}
+    )
 
 
 # `owns` is asked several times about a model, and `save` needs the last answer
@@ -183,4 +150,6 @@ def _empty(folder, label, class_name, settings):
     implementations.set_before(config, saved)
     model = cls._from_config(config).eval()  # what AutoModel.from_config calls for the class it finds
     implementations.set_after(model, saved)
+    with library.readable(f"{label}/model.json"):
+        configuration.set_again(model.config, settings.get("changed", {}))
     return model

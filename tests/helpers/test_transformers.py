@@ -179,6 +179,81 @@ def test_unusual_settings_come_back(tmp_path):
     assert deserialise(tmp_path / "m", device="cpu").config.to_dict() == model.config.to_dict()
 
 
+def pix2struct():
+    text = {"hidden_size": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2, "vocab_size": 64}
+    vision = {"hidden_size": 16, "d_kv": 8, "d_ff": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.Pix2StructConfig(text_config=text, vision_config=vision)
+    return transformers.Pix2StructForConditionalGeneration(config).eval()
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        ("T5ForConditionalGeneration", {"tie_word_embeddings": False}),
+        ("Qwen2ForCausalLM", {"sliding_window": 4, "use_sliding_window": False}),
+        ("pix2struct", {"decoder_start_token_id": 5, "eos_token_id": 6, "pad_token_id": 7}),
+        ("pix2struct", {"initializer_range": 0.05}),
+        ("pix2struct", {"text_config.initializer_range": 0.05, "text_config.bounds": (1, float("nan"))}),
+    ],
+)
+def test_a_setting_that_its_class_sets_anew_while_it_reads_comes_back(tmp_path, name, changed):
+    model = pix2struct() if name == "pix2struct" else architectures.build(name)
+    for path, value in changed.items():
+        part, _, key = path.rpartition(".")
+        setattr(getattr(model.config, part) if part else model.config, key, value)
+    serialise(model, tmp_path / "m")
+    loaded = deserialise(tmp_path / "m", device="cpu", dtype="bfloat16")
+    assert loaded.dtype == loaded.config.dtype == torch.bfloat16
+    loaded = deserialise(tmp_path / "m", device="cpu")
+    again = loaded.config.to_dict() | {"_name_or_path": model.config._name_or_path}
+    assert json.dumps(again, sort_keys=True) == json.dumps(model.config.to_dict(), sort_keys=True)
+
+
+def test_a_head_of_its_own_stays_so_when_the_vocabulary_of_a_loaded_model_grows(tmp_path):
+    model = architectures.build("T5ForConditionalGeneration")
+    model.config.tie_word_embeddings = False
+    model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.lm_head.weight))
+    serialise(model, tmp_path / "m")
+    loaded = deserialise(tmp_path / "m", device="cpu")
+    loaded.resize_token_embeddings(100)
+    assert_same_tensor("head", model.lm_head.weight, loaded.lm_head.weight[:96])
+
+
+def test_number_keys_within_a_part_are_refused_by_their_place_and_no_others(tmp_path):
+    model = pix2struct()
+    model.config.text_config.names = {1: "a"}
+    with pytest.raises(UnsupportedModel, match=r"keys JSON does not keep as they are: text_config\.names\. "):
+        serialise(model, tmp_path / "m")
+
+
+def test_a_setting_that_can_neither_be_read_nor_set_again_is_refused_by_its_name(tmp_path):
+    model = pix2struct()
+    model.config.more = model.config.text_config.__class__()  # a part that its class does not know
+    with pytest.raises(UnsupportedModel, match=r"does not read again as they are: more\. Undo"):
+        serialise(model, tmp_path / "m")
+
+
+def test_a_configuration_that_is_not_read_again_is_refused_as_the_one_in_memory(tmp_path):
+    model = architectures.build("Qwen2ForCausalLM")
+    model.model.layers = model.model.layers[:1]
+    model.config.num_hidden_layers = 1  # and of layer_types there are two
+    said = r"Qwen2ForCausalLM: cannot be built from its configuration \(.*layer_types.*Undo what was changed"
+    with pytest.raises(UnsupportedModel, match=f"(?s){said}"):
+        serialise(model, tmp_path / "m")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("said", [1, {":": 1}, {":.no_part": {"a": 1}}])
+def test_a_damaged_description_of_settings_is_refused_in_a_sentence(tmp_path, said):
+    serialise(architectures.build("LlamaForCausalLM"), tmp_path / "m")
+    path = tmp_path / "m" / "model.json"
+    manifest = json.loads(path.read_text())
+    manifest["settings"]["changed"] = said
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(CorruptFile, match=r"m/model\.json: cannot be read"):
+        deserialise(tmp_path / "m", device="cpu")
+
+
 def replace_activation(model):
     model.bert.encoder.layer[1].intermediate.intermediate_act_fn = torch.nn.ReLU()
     return r"builds: bert\.encoder\.layer\.1\.intermediate\.intermediate_act_fn \(a ReLU\)"
