@@ -43,12 +43,14 @@ def save(model: Any, folder: Path, trusted: Any) -> Parts:
     Raises
     ------
     UnsupportedModel
-        A weight is of a kind that torchao does not take apart, the model holds what cannot be copied (a lock), or the
-        family refuses the rest.
+        A weight is of a kind that torchao does not take apart and put together as it was, the model holds what cannot
+        be copied (a lock), or the family refuses the rest.
     """
     names = {}  # of each quantised weight, by its id: the first is where it is stored
-    for name, *place in slots(model):
-        if _is_quantised(held := value(*place)):
+    for name, *place in sorted(slots(model), key=lambda slot: slot[3] != "parameter"):
+        held, kind = value(*place), place[2]
+        # one that is a buffer alone stays in the twin, and is refused there
+        if _is_quantised(held) and (kind == "parameter" or id(held) in names):
             names.setdefault(id(held), []).append((name, held))
     twin = _without(model, set(names))
     family = next(name for name, one in _INSIDE.items() if one.owns(twin))
@@ -60,7 +62,9 @@ def save(model: Any, folder: Path, trusted: Any) -> Parts:
         inner, described = _apart(first, held)
         if not inner:
             problems.append(f"{first} (a {type(held).__name__})")
-        tensors |= {name: ("attribute", tensor) for name, tensor in inner.items()}
+        elif lost := _lost(first, held, inner, described):
+            problems.append(f"{first} (a {type(held).__name__}: {lost})")
+        tensors |= {key.removeprefix("."): ("attribute", tensor) for key, tensor in inner.items()}
         said["tensors"][first] = described
         said["ties"] |= {name: first for name, _ in others}
         said["frozen"] += [] if held.requires_grad else [first]
@@ -201,8 +205,25 @@ def _apart(name, tensor):
     except TypeError:  # of a kind that it does not know
         described = _described(tensor)
     prefix = _prefix(name)
-    inner = _inner(name, described)
-    return {key.removeprefix("."): getattr(tensor, key.removeprefix(prefix)) for key in inner}, described
+    inner = {key: getattr(tensor, key.removeprefix(prefix)) for key in _inner(name, described)}
+    if inner:  # JSON makes lists of tuples
+        tuples = [key for key, held in _attributes(tensor).items() if type(held) is tuple]
+        described = json.dumps(json.loads(described) | {"_tuples": tuples})
+    return inner, described
+
+
+def _attributes(tensor):
+    return tensor.__tensor_flatten__()[1]
+
+
+def _lost(name, tensor, inner, described):
+    """What of a quantised weight would not come back, in words; "" if nothing."""
+    try:
+        given, found = _attributes(tensor), _attributes(_whole(stored_name(name), inner, described))
+    except Exception as error:  # of many types
+        return str(error)
+    changed = [key for key in given if given[key] != found.get(key)]
+    return f"{', '.join(changed)} would change" if changed else ""
 
 
 def _described(tensor):
@@ -228,10 +249,15 @@ def _whole(full, inner, described):
         from torchao.prototype.quantization.int4 import Int4OpaqueTensor
 
         parts = {key.removeprefix(_prefix(full)): part for key, part in inner.items()}
-        return Int4OpaqueTensor(**parts, **said["_data"])
-    whole, rest = unflatten_tensor_state_dict(inner, {"tensor_names": json.dumps([full]), full: described})
+        whole, rest = {full: Int4OpaqueTensor(**parts, **said["_data"])}, {}
+    else:
+        whole, rest = unflatten_tensor_state_dict(
+            inner, {"tensor_names": json.dumps([full]), full: described}
+        )
     if rest or set(whole) != {full}:
         raise ValueError(f"{full} cannot be put together")
+    for key in said.get("_tuples", ()):
+        setattr(whole[full], key, tuple(getattr(whole[full], key)))
     return whole[full]
 
 

@@ -199,6 +199,61 @@ def test_ties_and_frozen_weights_survive(tmp_path):
     assert_same_parts(model, loaded)
 
 
+class Buffered(nn.Module):
+    """A layer, and a buffer that may hold a weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("held", torch.zeros(64, 64))
+        self.layer = nn.Linear(64, 64)
+
+
+def test_a_quantised_buffer_is_refused_by_its_name(tmp_path):
+    model, other = Buffered(), Buffered()
+    for one in (model, other):
+        quantization.quantize_(one, KINDS["int8"]())
+    model.held = other.layer.weight.data
+    with pytest.raises(UnsupportedModel, match=r"because of held \(a Int8Tensor, not a plain tensor\)"):
+        serialise(model, tmp_path / "m")
+    assert not (tmp_path / "m").exists()
+
+
+def test_a_buffer_that_is_a_quantised_weight_comes_back_as_that(tmp_path):
+    model = Buffered()
+    quantization.quantize_(model, KINDS["int8"]())
+    model.register_buffer("held", model.layer.weight)
+    serialise(model, tmp_path / "m")
+    loaded = deserialise(tmp_path / "m", skeleton=Buffered)
+    assert loaded._buffers["held"] is loaded.layer.weight
+    assert_same_parts(model, loaded)
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "intx", "int8 dynamic intx", "int4"])
+def test_a_loaded_model_takes_the_state_of_the_one_that_was_saved(tmp_path, kind):
+    more = {
+        "intx": quantization.IntxWeightOnlyConfig,
+        "int8 dynamic intx": quantization.Int8DynamicActivationIntxWeightConfig,
+        "int4": int4,
+    }
+    model = network()
+    quantization.quantize_(model, (KINDS | more)[kind]())
+    serialise(model, tmp_path / "m")
+    loaded = deserialise(tmp_path / "m", skeleton=network)
+    for one, other in zip(model.parameters(), loaded.parameters(), strict=True):
+        if hasattr(one, "tensor_data_names"):
+            assert repr(one.__tensor_flatten__()) == repr(other.__tensor_flatten__())
+    loaded.load_state_dict(model.state_dict())  # compares what they hold besides tensors
+    assert_same_parts(model, loaded)
+
+
+def test_a_weight_that_would_change_is_refused_by_what_would(tmp_path):
+    model = network()
+    quantization.quantize_(model, KINDS["int8"]())
+    model[2].weight.block_size = [(1,), (64,)]
+    with pytest.raises(UnsupportedModel, match=r"2\.weight \(a Int8Tensor: block_size would change\)"):
+        serialise(model, tmp_path / "m")
+
+
 def test_a_part_can_be_loaded_alone(tmp_path):
     model = network()
     quantization.quantize_(model, KINDS["int8"]())
@@ -240,6 +295,7 @@ def test_other_quantisers_are_refused_by_name(tmp_path):
         ('"family": "torch_module"', '"family": "quantised"'),
         ("Int8Tensor", "Int9Tensor"),
         ("qdata", "rdata"),
+        (r"\"_tuples\": []", r"\"_tuples\": [\"dtype\"]"),
         ('"quantised"', '"other"'),
     ],
 )
