@@ -159,7 +159,7 @@ class _ArrayNode(_numpy.NdArrayNode):
 
 
 class _SparseNode(_scipy.SparseMatrixNode):
-    """A sparse matrix, audited as skops' own node of it; made as ``scipy.sparse.load_npz`` makes it."""
+    """A sparse matrix, audited as skops' own node; made as ``scipy.sparse.load_npz`` does, of these very arrays."""
 
     def __init__(self, state, load_context, trusted=None):
         super().__init__(state, load_context, trusted)
@@ -170,11 +170,16 @@ class _SparseNode(_scipy.SparseMatrixNode):
     def _construct(self):
         form = self.parts["format"].item().decode()
         kind = "array" if self.parts.get("_is_array") else "matrix"
-        places = [self.parts[key] for key in _SPARSE[form] if key in self.parts] or [self.parts["coords"]]
-        if form == "coo" and "row" in self.parts:
+        places = [self.parts[key] for key in _SPARSE[form] if key in self.parts] or self.parts["coords"]
+        if form == "coo":
             places = [tuple(places)]
         make = getattr(scipy.sparse, f"{form}_{kind}")
-        return make((self.parts["data"], *places), shape=tuple(self.parts["shape"]))
+        matrix = make((self.parts["data"], *places), shape=tuple(self.parts["shape"]))
+        # that has copied what has room to spare, or indices that smaller types hold too
+        matrix.data = self.parts["data"]
+        for key, held in zip(("coords",) if form == "coo" else _SPARSE[form], places, strict=True):
+            setattr(matrix, key, held)
+        return matrix
 
 
 _LOADERS = {"NdArrayNode": "helpers.ArrayNode", "SparseMatrixNode": "helpers.SparseNode"}
@@ -193,6 +198,13 @@ def _array_state(array, context):
     name = f"{context.memoize(array)}.npy"
     context.zip_file.arrays[name] = np.asarray(array)
     return _state(array, "NdArrayNode", "numpy", name)
+
+
+def _masked_state(array, context):
+    default = np.ma.empty(0, array.dtype).fill_value
+    if isinstance(context.zip_file, Apart) and str(array.fill_value) != str(default):
+        raise ValueError(f"a masked array would lose its fill_value, {array.fill_value!r}")
+    return _numpy.maskedarray_get_state(array, context)
 
 
 def _sparse_state(matrix, context):
@@ -222,5 +234,6 @@ def _state(held, loader, kind, name):
 # What others save by skops goes on as before: the context of their saves has a real zip file.
 for _kind in (np.ndarray, np.generic):
     _persist._get_state.register(_kind, _array_state)
+_persist._get_state.register(np.ma.MaskedArray, _masked_state)
 for _kind in (scipy.sparse.spmatrix, scipy.sparse.sparray):
     _persist._get_state.register(_kind, _sparse_state)

@@ -411,6 +411,45 @@ def test_sparse_matrices_of_every_form_come_back(tmp_path, form, kind):
     assert (loaded != estimator.sparse_).nnz == 0
 
 
+def roomy(form):
+    """A sparse matrix whose indices have a larger type than they need; one by rows has room to spare."""
+    matrix = scipy.sparse.coo_matrix(X[:20] * (X[:20] > 8)).asformat(form)
+    if form == "coo":
+        matrix.coords = tuple(part.astype(np.int64) for part in matrix.coords)
+    for key in {"indices", "indptr", "offsets"} & vars(matrix).keys():
+        setattr(matrix, key, getattr(matrix, key).astype(np.int64))
+    if form == "csr":
+        matrix.data, matrix.indices = (np.append(part, [0, 0]) for part in (matrix.data, matrix.indices))
+    return matrix
+
+
+@pytest.mark.parametrize("form", ["csr", "csc", "coo", "bsr", "dia"])
+def test_the_arrays_of_a_sparse_matrix_come_back_to_the_bit_and_mapped(tmp_path, form):
+    estimator = StandardScaler().fit(X)
+    estimator.sparse_ = roomy(form)
+    trusted = [f"scipy.sparse._{form}.{form}_matrix"]
+    serialise(estimator, tmp_path / "e", trusted=trusted)
+    loaded = deserialise(tmp_path / "e", trusted=trusted).sparse_
+    for key in ("data", "indices", "indptr", "offsets", "row", "col"):
+        if hasattr(estimator.sparse_, key):
+            one, other = getattr(estimator.sparse_, key), getattr(loaded, key)
+            assert one.dtype == other.dtype and one.tobytes() == other.tobytes(), key
+            assert not other.flags.owndata, key
+    assert (loaded.toarray() == estimator.sparse_.toarray()).all()
+
+
+@pytest.mark.parametrize("dtype", ["f8", "i1", "U1", "O", "M8[D]", [("a", "i4")]])
+def test_a_masked_array_comes_back_or_is_refused_if_it_would_lose_what_it_is_filled_with(tmp_path, dtype):
+    model = StandardScaler().fit(X)
+    model.held_ = np.ma.MaskedArray(np.zeros(3, dtype), mask=[0, 1, 0])
+    serialise(model, tmp_path / "e")
+    loaded = deserialise(tmp_path / "e").held_
+    assert repr(loaded) == repr(model.held_) and loaded.dtype == model.held_.dtype
+    model.held_.fill_value = (7,) if isinstance(dtype, list) else np.ones(1, dtype)[0]
+    with pytest.raises(UnsupportedModel, match=r"a masked array would lose its fill_value, "):
+        serialise(model, tmp_path / "other")
+
+
 def test_an_array_that_is_there_twice_is_stored_once_and_comes_back_as_one(tmp_path):
     estimator = StandardScaler().fit(X)
     estimator.one_ = estimator.other_ = X
