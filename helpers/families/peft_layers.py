@@ -68,6 +68,8 @@ def refusal(config: Any) -> str:
         return f"learn a prompt instead of layers in the base ({kind})"
     if kind == "XLORA" or getattr(config, "shadow_model", "mirror") != "mirror":
         return f"take in other models by paths or names of their own ({kind})"
+    if kind == "SHIRA":
+        return f"compute anew which of the base's numbers they change ({kind})"
     if getattr(config, "megatron_config", None):
         return "are made by Megatron, whose module PEFT imports by a name"
     return ""
@@ -102,8 +104,9 @@ def put_on(base: Any, settings: dict, configs: dict) -> Any:
         model = cls(base, config, adapter_name=first, autocast_adapter_dtype=False)
         for name, other in others:
             model.add_adapter(name, other, autocast_adapter_dtype=False)
-        model.base_model.set_adapter(settings["active"])
-        model.active_adapter = settings["active"][0]
+        active = settings["active"]  # of which a single one is a text there, as by set_adapter() of the model
+        model.base_model.set_adapter(active[0] if len(active) == 1 else active)
+        model.active_adapter = active[0]
         if settings["disabled"]:
             model.base_model.disable_adapter_layers()
     else:

@@ -98,6 +98,7 @@ def test_several_adapters_and_the_active_one_come_back(base, tmp_path):
     shaken(model).set_adapter("loud")
     loaded = assert_comes_back(model, tmp_path / "voices")
     assert list(loaded.peft_config) == ["calm", "loud"] and loaded.active_adapter == "loud"
+    assert loaded.base_model.active_adapter == model.base_model.active_adapter == "loud"
     for name in ("calm", "loud"):
         model.set_adapter(name)
         loaded.set_adapter(name)
@@ -219,6 +220,15 @@ def test_what_learns_a_prompt_is_refused_and_nothing_is_written(base, tmp_path, 
     assert not list(tmp_path.iterdir())
 
 
+def test_what_computes_its_places_anew_is_refused_and_not_its_configuration_blamed(base, tmp_path):
+    model = peft.get_peft_model(base, peft.ShiraConfig(target_modules=["q_proj"], r=2))
+    with pytest.raises(
+        UnsupportedModel, match=r"has adapters that compute anew .*\(SHIRA\).*PEFT's own format"
+    ):
+        serialise(model, tmp_path / "voice")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_configuration_that_peft_does_not_read_again_is_refused_while_saving(base, tmp_path):
     model = peft.get_peft_model(base, peft.IA3Config(target_modules=["q_proj"]))
     with pytest.raises(UnsupportedModel, match="PEFT writes and does not read again"):
@@ -231,6 +241,7 @@ def test_a_configuration_that_peft_does_not_read_again_is_refused_while_saving(b
     [
         ("PromptTuningConfig", {"num_virtual_tokens": 4}, r"learn a prompt .*\(PROMPT_TUNING\)"),
         ("XLoraConfig", {"hidden_size": 32, "adapters": {"a": "x/y"}}, r"take in other models .*\(XLORA\)"),
+        ("ShiraConfig", {"r": 2}, r"compute anew .*\(SHIRA\)"),
         ("ShadowConfig", {"shadow_model": "x/y"}, r"take in other models .*\(SHADOW\)"),
     ],
 )
