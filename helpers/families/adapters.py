@@ -67,6 +67,7 @@ def save(model: Any, folder: Path, trusted: Any) -> Parts:
         "wrapper": "" if model is base else type(model).__name__,
         "adapters": list(configs),
         "active": peft_layers.active(model),
+        "named": peft_layers.is_named(model),
         "disabled": all(off for _, off, *_ in states.values()),
     }
     build = functools.cache(lambda: peft_layers.put_on(_empty(opened), settings, configs))

@@ -83,7 +83,8 @@ def put_on(base: Any, settings: dict, configs: dict) -> Any:
     base : transformers.PreTrainedModel or diffusers.ModelMixin
         Changed in place.
     settings : dict
-        ``wrapper``: the class of PEFT around it, "" for none; ``active``: names; ``disabled``.
+        ``wrapper``: the class of PEFT around it, "" for none; ``active``: names; ``named``: whether PEFT notes the
+        active one by its name, not by a list; ``disabled``.
     configs : dict of str to peft.PeftConfig
         By the name of the adapter.
 
@@ -104,9 +105,9 @@ def put_on(base: Any, settings: dict, configs: dict) -> Any:
         model = cls(base, config, adapter_name=first, autocast_adapter_dtype=False)
         for name, other in others:
             model.add_adapter(name, other, autocast_adapter_dtype=False)
-        active = settings["active"]  # of which a single one is a text there, as by set_adapter() of the model
-        model.base_model.set_adapter(active[0] if len(active) == 1 else active)
-        model.active_adapter = active[0]
+        first = settings["active"][0]
+        model.base_model.set_adapter(first if settings.get("named") else settings["active"])
+        model.active_adapter = first
         if settings["disabled"]:
             model.base_model.disable_adapter_layers()
     else:
@@ -132,6 +133,11 @@ def active(model: Any) -> list[str]:
     """The names of the adapters that are switched on."""
     names = model.active_adapters
     return list(names() if callable(names) else names)
+
+
+def is_named(model: Any) -> bool:
+    """Whether PEFT notes the active adapter by its name, as after ``set_adapter("a")``, not by a list of one."""
+    return isinstance(getattr(getattr(model, "base_model", None), "active_adapter", None), str)
 
 
 def states(model: Any) -> dict[str, tuple]:

@@ -62,7 +62,7 @@ def test_an_adapter_comes_back_on_its_mapped_base(base, saved, tmp_path):
     model = shaken(peft.get_peft_model(base, lora()))
     assert not torch.equal(scores(model), scores(deserialise(saved)))
     loaded = assert_comes_back(model, tmp_path / "voice")
-    assert loaded.active_adapters == ["default"]
+    assert loaded.active_adapters == loaded.base_model.active_adapter == ["default"]
     held = inspect(tmp_path / "voice")
     assert held.family == "adapters" and all("lora_" in tensor.name for tensor in held.tensors)
     assert verify(tmp_path / "voice").tensors == len(held.tensors)
