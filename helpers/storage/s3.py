@@ -31,7 +31,7 @@ from helpers.timeline import phase
 logger = logging.getLogger(__name__)
 _ABANDONED = datetime.timedelta(days=1)
 _REMEDY = "Check bucket, rights, credentials, region and endpoint, as for the aws command (AWS_*, ~/.aws)."
-_FOLDER = re.compile(r"[0-9a-f]{16}/")
+_FOLDER = re.compile(r"serialised-[0-9a-f]{16}/")  # a name of nobody else's: what bears it may be deleted
 
 
 def store(source: str) -> Store:
@@ -90,7 +90,7 @@ def publication(destination: str, overwrite: bool) -> Iterator[tuple[Path, str]]
     with _said(label):
         client = _client()
         _check(client, bucket, prefix, label, overwrite)
-    doing, inside = "writing to the temporary directory (TMPDIR)", secrets.token_hex(8)
+    doing, inside = "writing to the temporary directory (TMPDIR)", f"serialised-{secrets.token_hex(8)}"
     with (
         storage_errors(temporary_directory(), doing),
         tempfile.TemporaryDirectory(prefix="model-") as scratch,
@@ -133,7 +133,9 @@ def _said(label):
 
 def _check(client, bucket, prefix, label, overwrite):
     """Refuse a prefix that holds a model which may not be replaced, or objects of others."""
-    found = {item["Key"].removeprefix(f"{prefix}/") for item in _list(client, bucket, prefix)}
+    # without the empty objects ending in "/" that the AWS console makes to show a folder
+    keys = [item["Key"] for item in _list(client, bucket, prefix) if item["Size"] or item["Key"][-1] != "/"]
+    found = {key.removeprefix(f"{prefix}/") for key in keys}
     if manifest.NAME in found and not overwrite:
         raise atomic.exists(label)
     if overwrite:

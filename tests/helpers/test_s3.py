@@ -1,9 +1,11 @@
 """Saving to and loading from a real S3 store (SeaweedFS), whole or not at all."""
 
+import datetime
 import logging
 import multiprocessing
 import os
 import time
+from pathlib import Path
 
 import architectures
 import pytest
@@ -15,7 +17,8 @@ from torch import nn
 import helpers
 from helpers import Standby, deserialise, serialise
 from helpers.errors import CorruptFile, NotAModel, StorageError
-from helpers.storage import ahead, fetch, recording
+from helpers.storage import ahead, fetch, recording, s3
+from helpers.storage.names import bucket_of
 from workbook.samples import tiny_stable_diffusion
 from workbook.samples.servers import weed
 
@@ -142,6 +145,45 @@ def test_objects_of_others_are_left_alone(place, client):
     assert keys(client, place) == ["thesis.txt"]
 
 
+@pytest.mark.parametrize("hexadecimal", ["1764137591123456", "b60df65fd4f6945d"])
+def test_folders_of_others_with_names_of_digits_are_left_alone(place, client, monkeypatch, hexadecimal):
+    """Microseconds or the beginning of a hash: the folders of saves were once named so."""
+    name, _, prefix = place.removeprefix("s3://").partition("/")
+    monkeypatch.setattr(s3, "_ABANDONED", datetime.timedelta(seconds=-60))
+    serialise(build(), place)
+    client.put_object(Bucket=name, Key=f"{prefix}/{hexadecimal}/thesis.txt", Body=b"mine")
+    with pytest.raises(StorageError, match=rf"what no save has written: {hexadecimal}/thesis\.txt"):
+        serialise(build(1), place, overwrite=True)
+    client.delete_object(Bucket=name, Key=f"{prefix}/model.json")
+    with pytest.raises(StorageError, match="what no save has written"):
+        serialise(build(1), place)
+    bucket, prefix, _ = bucket_of(place)
+    assert not [key for key in s3._stale(client, bucket, prefix, "serialised-new", []) if hexadecimal in key]
+    assert f"{hexadecimal}/thesis.txt" in keys(client, place)
+
+
+def test_a_save_whose_folder_has_a_name_of_digits_alone_is_replaced(place, client):
+    """As saves of earlier versions have."""
+    name, _, prefix = place.removeprefix("s3://").partition("/")
+    kept = Path(__file__).parent / "saved_before" / "from_s3" / "model"
+    for path in filter(Path.is_file, kept.rglob("*")):
+        client.upload_file(str(path), name, f"{prefix}/{path.relative_to(kept).as_posix()}")
+    assert "b60df65fd4f6945d/model.tensors" in keys(client, place)
+    serialise(build(), place, overwrite=True)
+    assert_same_module(build(), load(place))
+    assert len(keys(client, place)) == 2
+
+
+def test_an_empty_object_that_shows_a_folder_is_passed_by(place, client):
+    """The console of AWS makes one for each folder."""
+    name, _, prefix = place.removeprefix("s3://").partition("/")
+    for folder in ("", "inside/"):
+        client.put_object(Bucket=name, Key=f"{prefix}/{folder}", Body=b"")
+    serialise(build(), place)
+    serialise(build(1), place, overwrite=True)
+    assert_same_module(build(1), load(place))
+
+
 def test_a_directory_that_was_copied_up_is_loaded_and_replaced(place, client, tmp_path):
     """As ``aws s3 sync`` does."""
     serialise(build(), tmp_path / "m")
@@ -205,14 +247,11 @@ def test_an_interrupted_upload_is_no_model(place, client, pool, before):
 
 
 def test_what_killed_writers_left_is_removed_after_a_day(place, client, monkeypatch):
-    import datetime
-
-    from helpers.storage import s3
-
     name, _, prefix = place.removeprefix("s3://").partition("/")
-    client.put_object(Bucket=name, Key=f"{prefix}/{'0' * 16}/model.tensors", Body=b"half")
+    left = f"serialised-{'0' * 16}/model.tensors"
+    client.put_object(Bucket=name, Key=f"{prefix}/{left}", Body=b"half")
     serialise(build(), place)
-    assert f"{'0' * 16}/model.tensors" in keys(client, place)
+    assert left in keys(client, place)
     monkeypatch.setattr(s3, "_ABANDONED", datetime.timedelta(seconds=-60))
     serialise(build(1), place, overwrite=True)
     assert len(keys(client, place)) == 2
