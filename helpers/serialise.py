@@ -107,7 +107,8 @@ def serialise(
         The model holds something that cannot be saved exactly; every such part is named. Or the destination is
         in S3, and boto3 is not installed.
     StorageError
-        The destination exists or is a mount point, or the base of the adapters is there, or the storage
+        The destination exists, is a mount point or holds files that no save has written; in S3 it ends in
+        ``.tensors``, as the address of a single file does; the base of the adapters is there; or the storage
         refuses (no space, no permission).
     EncryptionError
         The key is malformed, or libsodium is missing.

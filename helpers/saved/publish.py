@@ -9,6 +9,7 @@ from helpers.errors import ModelError, StorageError, extra
 from helpers.format import manifest
 from helpers.saved.sources import check_scheme
 from helpers.storage import atomic, is_remote, is_s3
+from helpers.storage.names import is_bare
 
 
 @contextlib.contextmanager
@@ -32,7 +33,8 @@ def publication(destination: str | os.PathLike, overwrite: bool) -> Iterator[tup
     Raises
     ------
     StorageError
-        The destination holds a model (without overwrite) or foreign files, or it cannot be written to.
+        The destination holds a model (without overwrite) or foreign files, or it cannot be written to; or in S3
+        it ends in ``.tensors``, as the address of a single file does.
     UnsupportedModel
         It is in S3, and boto3 is not installed.
     """
@@ -42,6 +44,12 @@ def publication(destination: str | os.PathLike, overwrite: bool) -> Iterator[tup
         with atomic.directory(path, overwrite=overwrite, strangers=_strangers) as folder:
             yield folder, ""
     elif is_s3(str(destination)):
+        if is_bare(str(destination)):
+            raise StorageError(
+                destination,
+                "ends in .tensors, so it would be read as a single file and not as a saved model",
+                "Choose another prefix, such as s3://bucket/prefix.",
+            )
         with extra(destination, "s3"):
             from helpers.storage import s3  # boto3 takes long to import
 
@@ -60,9 +68,9 @@ def _strangers(folder: Path) -> set[str]:
     present = {path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if not path.is_dir()}
     if manifest.NAME not in present:
         return present
-    ours = {manifest.NAME, manifest.TENSORS, "config.json", "generation_config.json"}
-    with contextlib.suppress(ModelError):  # a damaged manifest does not say what else was saved
+    try:
         record = manifest.read(folder)
-        ours |= {(PurePosixPath(record.folder) / name).as_posix() for name in record.files}
-    weights = {name for name in present if PurePosixPath(name).name == manifest.TENSORS}
-    return present - ours - weights
+    except ModelError:  # damaged: it does not say what was saved
+        return present - {manifest.NAME, manifest.TENSORS, "config.json", "generation_config.json"}
+    saved = (*record.files, *record.weights)
+    return present - {manifest.NAME, *((PurePosixPath(record.folder) / name).as_posix() for name in saved)}

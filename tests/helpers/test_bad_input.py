@@ -385,6 +385,19 @@ def test_overwriting_never_destroys_a_file_that_no_save_has_written(saved):
     assert (saved / "notes.txt").read_text() == "mine"
 
 
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "v1/model.tensors"])
+def test_overwriting_spares_what_only_bears_a_name_that_other_saves_write(saved, name):
+    (saved / name).parent.mkdir(exist_ok=True)
+    (saved / name).write_text("mine")
+    with pytest.raises(StorageError, match=f"no save has written: {name}"):
+        serialise(build(), saved, overwrite=True)
+    (saved / "model.json").write_text("{")
+    if "/" in name:
+        with pytest.raises(StorageError, match=f"no save has written: {name}"):
+            serialise(build(), saved, overwrite=True)
+    assert (saved / name).read_text() == "mine"
+
+
 def test_a_damaged_model_can_be_overwritten_but_not_its_neighbours(saved):
     (saved / "model.json").write_text("{")
     serialise(build(), saved, overwrite=True)
@@ -402,6 +415,12 @@ def test_a_destination_that_is_a_file(tmp_path):
     (tmp_path / "f").write_text("x")
     with pytest.raises(StorageError, match="exists and is a file"):
         serialise(nn.Linear(2, 2), tmp_path / "f", overwrite=True)
+
+
+def test_an_address_of_s3_that_would_be_read_as_a_file_is_refused_before_anything_is_written(monkeypatch):
+    monkeypatch.setitem(sys.modules, "boto3", None)  # not even asked
+    with pytest.raises(StorageError, match=r"^s3://models/mine\.tensors: ends in \.tensors, so it would be read"):
+        serialise(build(), "s3://models/mine.tensors")
 
 
 def test_companions_that_would_overwrite_each_other_are_refused(tmp_path):

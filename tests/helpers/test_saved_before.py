@@ -1,6 +1,7 @@
 """What the package has saved in the past stays loadable: models in saved_before, made by an older version."""
 
 import json
+import shutil
 from pathlib import Path
 
 import kept_models
@@ -58,6 +59,13 @@ def test_it_loads_over_http(name):
 def test_a_save_that_came_down_from_s3_is_cached(tmp_path):
     with serving(KEPT) as state:
         assert_as_it_was("from_s3", load("from_s3", f"{state.url}/from_s3/model", cache=tmp_path))
+
+
+@pytest.mark.parametrize("name", sorted({*NAMES} - {"bare"}))
+def test_it_is_overwritten(name, tmp_path):
+    shutil.copytree(source_of(name), tmp_path / "m")
+    helpers.serialise(kept_models.Small(), tmp_path / "m", overwrite=True, progress=False)
+    assert sorted(path.name for path in (tmp_path / "m").iterdir()) == ["model.json", "model.tensors"]
 
 
 @pytest.mark.parametrize("name", NAMES)
