@@ -41,8 +41,8 @@ def verify(
     """Check a saved model in place, without loading it.
 
     Of a model with adapters only these are checked: its base is a saved model of its own. A remote model
-    is read once through and kept nowhere. Of an encrypted one the files are checked without a key; with
-    it, damaged tensors are named.
+    is read once through and kept nowhere (a server that sends no parts fills memory with the whole file). Of
+    an encrypted one the files are checked without a key; with it, damaged tensors are named.
 
     The manifest, model.json, holds the hashes of all other files, and none holds its own: what is damaged
     there and still makes sense passes. Who has to know keeps its SHA-256 elsewhere and compares it.

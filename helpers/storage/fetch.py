@@ -244,12 +244,12 @@ def part(store: Store, key: str, start: int, stop: int, found: Body) -> bytearra
     return buffer
 
 
-def digest(store: Store, key: str, found: Body) -> str:
-    """The SHA-256 of an object that is read through and kept nowhere, in hexadecimal digits.
+def digest(store: Store, key: str, length: int, found: Body) -> str:
+    """The SHA-256 of an object that is read through in parts and kept nowhere, in hexadecimal digits.
 
-    Arguments and errors as for `whole`; ``found`` must say a length.
+    Arguments and errors as for `whole`.
     """
-    hashed, length = hashlib.sha256(), found.length or 0
+    hashed = hashlib.sha256()
     for at in range(0, length, _PIECES[1]):
         hashed.update(part(store, key, at, min(at + _PIECES[1], length), found))
     return hashed.hexdigest()

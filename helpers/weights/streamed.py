@@ -4,6 +4,7 @@ import contextvars
 import mmap
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
 from typing import Any
 
 from helpers.errors import CorruptFile
@@ -69,21 +70,25 @@ class Streamed:
         self._pool.shutdown()
 
     def check(self, encryption: bytes | str | None = None, progress: bool = True) -> None:
-        """Read the object once through, keep it nowhere, and compare it with its hashes.
+        """Read the object once through and compare it with its hashes; it is kept nowhere if the server sends parts.
 
         Raises
         ------
         CorruptFile
             Names every damaged tensor, or the file that is not what was saved.
         """
-        found = fetch.probe(self.store, TENSORS, self.record.length)
+        length, whole = self.record.length, None
+        found = fetch.probe(self.store, TENSORS, length)
+        if not found.partial:  # the server sends all or nothing
+            whole, _ = fetch.into_memory(self.store, TENSORS, length, progress=progress)
         if self.record.encryption:
-            if fetch.digest(self.store, TENSORS, found) != self.record.files[TENSORS]:
+            if whole is None:
+                digest = fetch.digest(self.store, TENSORS, length, found)
+            else:
+                digest = sha256(whole).hexdigest()
+            if digest != self.record.files[TENSORS]:
                 raise CorruptFile(self.label, "is not what was saved", "Upload the model again.")
             return
-        whole = None
-        if not found.partial:  # the server sends all or nothing
-            whole, _ = fetch.into_memory(self.store, TENSORS, self.record.length, progress=progress)
 
         def piece(start: int, stop: int) -> Any:
             if whole is not None:
@@ -91,5 +96,5 @@ class Streamed:
             return fetch.part(self.store, TENSORS, start, stop, found)
 
         head = bytes(piece(0, len(layout.prologue(self.record.entries))))
-        check_head(self.label, head, self.record.length, self.record)
+        check_head(self.label, head, length, self.record)
         hashes.compare(self.label, piece, self.record.records, self.record.stated, progress)

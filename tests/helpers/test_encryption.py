@@ -216,6 +216,19 @@ def test_it_is_loaded_over_the_network(saved, tmp_path, cached):
     assert not [name for name in os.listdir(tmp_path) if name.startswith("model-")]
 
 
+@pytest.mark.parametrize("lengths", [True, False])
+def test_it_is_verified_where_the_server_sends_no_parts(saved, tmp_path, lengths):
+    with serving(tmp_path) as server:
+        server.ranges, server.lengths = False, lengths
+        assert helpers.verify(f"{server.url}/m").tensors == 9
+        path = saved / "model.tensors"
+        whole = bytearray(path.read_bytes())
+        whole[-1] ^= 1
+        path.write_bytes(whole)
+        with pytest.raises(CorruptFile, match=r"/m/model\.tensors: is not what was saved"):
+            helpers.verify(f"{server.url}/m")
+
+
 def test_two_tensors_that_were_exchanged_are_noticed_by_whoever_compares_the_file_s_hash(tmp_path):
     """Each of them is what the key's owner encrypted, so decryption alone sees nothing."""
     model = nn.Sequential(nn.Linear(30, 30, bias=False), nn.Linear(30, 30, bias=False))

@@ -24,6 +24,7 @@ class Faulty:
     def __init__(self, root):
         self.root, self.faults, self.seen, self.headers = Path(root), [], [], []
         self.etags, self.ranges, self.always, self.on_request = True, True, None, lambda path: None
+        self.lengths = True  # or chunks, and no word of how many bytes there are
         self.lock, self.ended = threading.Lock(), threading.Event()
 
     def next_fault(self, path):
@@ -100,7 +101,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.send_response(200)
         if fault == "short":  # an honest header, but fewer bytes than asked for
             content = content[: len(content) // 2]
-        self.send_header("Content-Length", str(len(content)))
+        if self.state.lengths:
+            self.send_header("Content-Length", str(len(content)))
+        else:
+            self.send_header("Transfer-Encoding", "chunked")
+            content = b"%x\r\n%b\r\n0\r\n\r\n" % (len(content), content)
         if self.state.etags:
             self.send_header("ETag", etag)
         if fault == "gzip":
