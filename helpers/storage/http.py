@@ -21,6 +21,7 @@ from helpers.errors import StorageError
 
 TIMEOUT = 10  # seconds in which the next bytes must arrive
 _AGAIN = {408, 429, 500, 502, 503, 504}  # the server's own trouble: worth another try
+_EXPIRED = {"ExpiredToken", "InvalidToken", "TokenRefreshRequired"}  # S3's words, beside status 400
 
 
 class Interrupted(Exception):
@@ -216,18 +217,21 @@ def _checked(name, stream, span, version):
 
 def _refusal(name, error):
     """What to raise for an answer that is an error."""
-    said = None
+    word = error.reason
     with contextlib.suppress(OSError, http.client.HTTPException):
-        said = re.search(rb"<Code>(\w+)</Code>", error.read(4096))  # S3's own word for it
+        said = re.search(rb"<Code>(\w+)</Code>", error.read(4096))
+        word = said[1].decode() if said else word  # S3's own word for it
     code, region = error.code, error.headers.get("x-amz-bucket-region")
-    what = f"the server answers {code} {said[1].decode() if said else error.reason}"
-    if region and code in (301, 307, 400):
+    what, is_expired = f"the server answers {code} {word}", word in _EXPIRED
+    if region and code in (301, 307, 400) and not is_expired:
         return StorageError(name, f"the bucket is in {region}", f"Set AWS_REGION={region}.")
     meant = {404: Missing(name), 410: Missing(name), 412: Changed(), 416: Changed()}
     if code in meant or code in _AGAIN:
         return meant.get(code, Interrupted(what))
     remedy = "Check the address and the server."
-    if code in (401, 403):
+    if is_expired:
+        remedy = "Check credentials: they have expired or are not valid, so get new ones."
+    elif code in (401, 403):
         remedy = "Check credentials and rights; some stores answer so where there is nothing."
     return StorageError(name, what, remedy)
 

@@ -105,18 +105,29 @@ def publication(destination: str, overwrite: bool) -> Iterator[tuple[Path, str]]
 def _client():
     """boto3's client for S3; kept, since making one takes it 0.1 to 0.5 s (it parses its API's JSON)."""
     said = {name: value for name, value in os.environ.items() if name.startswith(("AWS_", "HOME"))}
-    return _client_for(tuple(sorted(said.items())))
+    credentials = said.get("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials")
+    config = said.get("AWS_CONFIG_FILE", "~/.aws/config")
+    return _client_for(tuple(sorted(said.items())), _state(credentials), _state(config))
+
+
+def _state(path):
+    """What tells the content of a file from an earlier one: credentials that expire are written anew."""
+    try:
+        found = os.stat(os.path.expanduser(os.path.expandvars(path)))
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size
 
 
 @functools.lru_cache(maxsize=4)
-def _client_for(environment):
+def _client_for(environment, credentials, config):
     session = boto3.session.Session()
     if session.get_credentials() is None:  # not kept: they may be set up later
         raise NoCredentialsError
     # addresses signed by the old method hold no region and are refused by newer ones; checksums
     # beyond what an operation demands are not understood by all stores
-    config = Config(signature_version="s3v4", request_checksum_calculation="when_required")
-    return session.client("s3", config=config)
+    options = Config(signature_version="s3v4", request_checksum_calculation="when_required")
+    return session.client("s3", config=options)
 
 
 @contextlib.contextmanager

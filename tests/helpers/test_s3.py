@@ -337,6 +337,22 @@ def test_missing_credentials_are_said(place, monkeypatch, tmp_path):
             action(place)
 
 
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_credentials_that_were_written_anew_are_used(place, monkeypatch, tmp_path, elsewhere):
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    path = tmp_path / ("mine" if elsewhere else ".aws/credentials")
+    path.parent.mkdir(exist_ok=True)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    if elsewhere:
+        monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "~/mine")
+    for key in ("EXPIRED", "RENEWED"):
+        path.write_text(f"[default]\naws_access_key_id = {key}\naws_secret_access_key = geheim\n")
+        assert f"X-Amz-Credential={key}%2F" in s3.store(place).address("model.json")
+    assert s3._client() is s3._client()
+
+
 def test_no_secret_reaches_an_error_a_log_or_a_repr(place, monkeypatch, caplog, capfd):
     caplog.set_level(logging.INFO)
     logging.getLogger("helpers").setLevel(logging.DEBUG)

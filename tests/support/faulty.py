@@ -67,8 +67,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             state.headers.append(dict(self.headers))
         state.on_request(path)
         fault = state.next_fault(path)
-        if fault and fault.isdigit():
-            self.send_error(int(fault))
+        if fault and fault[0].isdigit():  # a status, and the word that S3 has for it
+            status, _, word = fault.partition(" ")
+            self.error_message_format = f"<Error><Code>{word}</Code></Error>"
+            self.send_error(int(status))
             return
         if fault == "stall":
             time.sleep(3)
