@@ -22,6 +22,8 @@ from helpers.errors import StorageError
 TIMEOUT = 10  # seconds in which the next bytes must arrive
 _AGAIN = {408, 429, 500, 502, 503, 504}  # the server's own trouble: worth another try
 _EXPIRED = {"ExpiredToken", "InvalidToken", "TokenRefreshRequired"}  # S3's words, beside status 400
+_PROXIES = ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY")
+_SETTINGS = ("AWS_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR", *_PROXIES)  # variables, read when an opener is made
 
 
 class Interrupted(Exception):
@@ -192,9 +194,16 @@ def receive(stream: Any, view: memoryview) -> int:
         raise Interrupted(_words(error)) from None
 
 
-@functools.cache
 def _opener():
-    context = ssl.create_default_context(cafile=os.environ.get("AWS_CA_BUNDLE"))
+    """What opens addresses; kept, since reading the certificates takes 0.05 s, until one of its settings changes."""
+    return _opener_for(*[os.environ.get(name) for name in _SETTINGS])
+
+
+@functools.lru_cache(maxsize=4)
+def _opener_for(bundle, *_):
+    context = ssl.create_default_context()  # what SSL_CERT_FILE and SSL_CERT_DIR name, or the system's own
+    if bundle:
+        context.load_verify_locations(bundle)
     return build_opener(HTTPSHandler(context=context))
 
 

@@ -4,6 +4,8 @@ import base64
 import contextlib
 import logging
 import shutil
+import ssl
+import subprocess
 import tempfile
 import time
 from urllib.parse import unquote
@@ -286,11 +288,57 @@ def test_a_malformed_address_is_said_at_once_and_without_its_secrets(host, monke
 def test_certificates_that_are_not_there_are_said_at_once(server, monkeypatch, tmp_path):
     monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "absent.pem"))
     monkeypatch.setattr(fetch, "_PAUSE", 60)
-    monkeypatch.setattr(store, "_opener", store._opener.__wrapped__)  # not the one that is kept
     with pytest.raises(
         StorageError, match=r"absent\.pem: certificates cannot be read \(No such file or directory\)"
     ):
         load(server)
+
+
+def certificate(place):
+    """A certificate for localhost, signed by itself, with its key."""
+    path = place.with_suffix(".pem")
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext".split()
+    command += ["subjectAltName=DNS:localhost", "-keyout", place.with_suffix(".key"), "-out", path]
+    subprocess.run(command, check=True, capture_output=True)
+    return str(path)
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+def test_certificates_are_those_of_either_variable_whenever_it_is_set(tmp_path, monkeypatch):
+    monkeypatch.setattr(fetch, "_PAUSE", 60)  # no second try
+    for name in ("AWS_CA_BUNDLE", "SSL_CERT_FILE", *store._PROXIES):
+        monkeypatch.delenv(name, raising=False)
+    ours, others = certificate(tmp_path / "ours"), certificate(tmp_path / "others")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(ours, tmp_path / "ours.key")
+    serialise(build(), tmp_path / "www" / "m")
+    with serving(tmp_path / "www", context) as server:
+        for settings, is_trusted in (
+            ({"AWS_CA_BUNDLE": others}, False),
+            ({"AWS_CA_BUNDLE": others, "SSL_CERT_FILE": ours}, True),
+            ({"AWS_CA_BUNDLE": ours, "SSL_CERT_FILE": others}, True),
+            ({"SSL_CERT_FILE": others}, False),
+            ({"SSL_CERT_FILE": ours}, True),
+        ):
+            with monkeypatch.context() as patch:
+                for name, value in settings.items():
+                    patch.setenv(name, value)
+                if is_trusted:
+                    assert helpers.verify(f"{server.url}/m").tensors == 9
+                else:
+                    with pytest.raises(StorageError, match="is not trusted .*Set SSL_CERT_FILE"):
+                        helpers.verify(f"{server.url}/m")
+
+
+def test_a_proxy_that_is_named_later_is_used(server, monkeypatch):
+    for name in (*store._PROXIES, "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    assert helpers.inspect(f"{server.url}/m").tensors
+    with serving(server.root) as proxy:  # it is asked for whole addresses, of which it knows nothing
+        monkeypatch.setenv("http_proxy", proxy.url)
+        with pytest.raises(NotAModel):
+            helpers.inspect(f"{server.url}/m")
+        assert proxy.seen == [(f"{server.url}/m/model.json", None)]
 
 
 def test_http_cannot_be_written_to(server):

@@ -35,13 +35,16 @@ class Faulty:
 
 
 @contextlib.contextmanager
-def serving(root):
-    """Run the server on a free loopback port; yields the `Faulty` with its ``url``."""
+def serving(root, context=None):
+    """Run the server on a free loopback port, by TLS with an `ssl` context; yields the `Faulty` with its ``url``."""
     state = Faulty(root)
     handler = type("Handler", (_Handler,), {"state": state})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     state.url = f"http://127.0.0.1:{server.server_address[1]}"
+    if context is not None:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        state.url = f"https://localhost:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:
