@@ -166,13 +166,17 @@ class Fetching:
             except OSError:  # the other end has gone
                 pass
         with self._lock:
-            self.problem = self.problem or "the block in which it was fetched has ended"
-            if self._socket is not None:
-                self._socket.close()
-            self._found = None
-            while self._descriptors:
-                os.close(self._descriptors.pop())
+            self._let_go("the block in which it was fetched has ended")
         self._reap()
+
+    def _let_go(self, why: str) -> None:
+        """Close what this process holds of it; what is mapped stays valid, and the process that fetches as it is."""
+        self.problem = self.problem or why
+        if self._socket is not None:
+            self._socket.close()
+        self._found = None
+        while self._descriptors:
+            os.close(self._descriptors.pop())
 
     def _reap(self):
         """Wait until the process has ended; make it, if it does not by itself."""
@@ -221,6 +225,16 @@ def find(source: str, cache: str | os.PathLike | None = None) -> Fetching | None
     """What was begun, in this process, for a source and a cache; None if nothing was."""
     wanted = source, _place(cache), os.getpid()  # a process that is forked off has no part in it
     return next((one for one in _running if (one.source, one.cache, one.owner) == wanted), None)
+
+
+def _forked():
+    """Let go, in a process that was forked off, what its parent fetches: else it would hold the memory as well."""
+    while _running:
+        _running.pop()._let_go("it is fetched for the process that this one was forked off")
+
+
+if hasattr(os, "register_at_fork"):  # not Windows
+    os.register_at_fork(after_in_child=_forked)
 
 
 def _place(cache):

@@ -55,6 +55,12 @@ def load(source, **options):
     return deserialise(source, **{"skeleton": build, "device": "cpu"} | options)
 
 
+def held_in_memory():
+    """The files in memory of which this process has a descriptor; a map holds one too."""
+    links = [f"/proc/self/fd/{number}" for number in os.listdir("/proc/self/fd")]
+    return [link for link in links if os.path.lexists(link) and "memfd" in os.readlink(link)]
+
+
 def wait_until(happened, seconds=10):
     limit = time.monotonic() + seconds
     while not happened():
@@ -189,6 +195,31 @@ class TestWhatComes:
                 os._exit(0 if ahead.find(f"{server.url}/m") is None else 1)
             assert os.waitpid(child, 0)[1] == 0
             assert ahead.find(f"{server.url}/m") is fetching
+
+
+    def test_a_process_forked_off_in_the_block_holds_no_memory_of_it_and_disturbs_nothing(self, server):
+        released = threading.Event()
+        server.on_request = lambda path: path.endswith(".tensors") and released.wait(10)
+        with begun(f"{server.url}/m") as outer, begun(f"{server.url}/m/model.tensors") as fetching:
+            fetching.found()
+            outer.found()  # the descriptors are there, the weights are not
+            assert len(held_in_memory()) > 2
+            if (child := os.fork()) == 0:
+                fetching.end()  # as at the end of the block
+                os._exit(len(held_in_memory()))
+            assert os.waitpid(child, 0)[1] == 0
+            released.set()
+            assert_same_module(build(), load(f"{server.url}/m"))
+            assert_same_module(build(), load(f"{server.url}/m/model.tensors"))
+
+    def test_what_was_mapped_before_the_fork_stays_valid_in_both(self, server):
+        expected = build()[2].weight.detach().numpy().tobytes()
+        with begun(f"{server.url}/m"):
+            loaded = load(f"{server.url}/m")
+            if (child := os.fork()) == 0:
+                os._exit(0 if loaded[2].weight.detach().numpy().tobytes() == expected else 1)
+            assert os.waitpid(child, 0)[1] == 0
+        assert_same_module(build(), loaded)
 
 
 @pytest.mark.usefixtures("quiet")
