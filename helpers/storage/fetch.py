@@ -10,7 +10,7 @@ from typing import Any
 
 from helpers.errors import CorruptFile, StorageError, storage_errors
 from helpers.progress import progress_bar
-from helpers.storage import pace
+from helpers.storage import pace, page_cache
 from helpers.storage.http import Body, Changed, Interrupted, Store, get, receive
 
 READERS = pace.FIRST  # requests at a time for small files, each of which takes one
@@ -244,12 +244,12 @@ def part(store: Store, key: str, start: int, stop: int, found: Body) -> bytearra
     return buffer
 
 
-def digest(store: Store, key: str, length: int, found: Body) -> str:
+def digest(store: Store, key: str, found: Body) -> str:
     """The SHA-256 of an object that is read through in parts and kept nowhere, in hexadecimal digits.
 
-    Arguments and errors as for `whole`.
+    Arguments and errors as for `part`.
     """
-    hashed = hashlib.sha256()
+    hashed, length = hashlib.sha256(), found.length or 0
     for at in range(0, length, _PIECES[1]):
         hashed.update(part(store, key, at, min(at + _PIECES[1], length), found))
     return hashed.hexdigest()
@@ -290,7 +290,7 @@ def into_memory(store: Store, key: str, length: int | None = None, **options: An
     if length == 0:  # cannot be mapped
         raise CorruptFile(store.name(key), "is empty", "Upload it again.")
     # not shared with a child that is forked off, as is Python's default; of what is not fetched no memory is set aside
-    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0x4000)
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | page_cache.NORESERVE
     raw = mmap.mmap(-1, length, flags=flags)
     whole(store, key, lambda: Memory(raw), length, found, **options)
     return raw, found.version is not None

@@ -23,6 +23,8 @@ _STEP = 4 << 20  # bytes read at a time, then touched
 _LOOK = 512 << 10  # bytes between two places at which to see what is there already
 _SHARE = 0.75  # of the memory that is available; the rest is for the process that will use the files
 _POPULATE_READ = 22  # of madvise(2), since Linux 5.14; Python 3.11 has no name for it
+# A map may be larger than the memory. Python has had a name for this flag since 3.13; the number is Linux'.
+NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
 _LOWEST_BIT = bytes(byte & 1 for byte in range(256))
 
 
@@ -238,7 +240,7 @@ def resident(path: str | os.PathLike) -> float:
     if size == 0:
         return 1.0
     pages = bytearray(-(-size // mmap.PAGESIZE))
-    flags = mmap.MAP_PRIVATE | getattr(mmap, "MAP_NORESERVE", 0x4000)  # may be larger than the memory
+    flags = mmap.MAP_PRIVATE | NORESERVE
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, flags=flags) as raw:
         start, vector = ctypes.c_char.from_buffer(raw), ctypes.c_char.from_buffer(pages)
         failed = ctypes.CDLL(None).mincore(ctypes.byref(start), ctypes.c_size_t(size), ctypes.byref(vector))

@@ -11,7 +11,7 @@ from helpers.format.head import check_head
 from helpers.format.manifest import Manifest
 from helpers.format.selection import Part
 from helpers.options import Options
-from helpers.storage import mounts
+from helpers.storage import mounts, page_cache
 from helpers.timeline import phase
 from helpers.weights.tensors import Tensors, views
 
@@ -58,7 +58,7 @@ def open_map(path: str | os.PathLike, label: str | os.PathLike, sparse: bool = F
             raise CorruptFile(label, "is empty", "Save the model again.")
         # NORESERVE: the kernel need not set memory aside for copies that are never made, so a
         # file larger than the memory maps too
-        flags = mmap.MAP_PRIVATE | getattr(mmap, "MAP_NORESERVE", 0x4000)
+        flags = mmap.MAP_PRIVATE | page_cache.NORESERVE
         raw = mmap.mmap(file.fileno(), 0, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
         if sparse and hasattr(mmap, "MADV_RANDOM"):
             raw.madvise(mmap.MADV_RANDOM)

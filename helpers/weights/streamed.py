@@ -83,7 +83,7 @@ class Streamed:
             whole, _ = fetch.into_memory(self.store, TENSORS, length, progress=progress)
         if self.record.encryption:
             if whole is None:
-                digest = fetch.digest(self.store, TENSORS, length, found)
+                digest = fetch.digest(self.store, TENSORS, found)
             else:
                 digest = sha256(whole).hexdigest()
             if digest != self.record.files[TENSORS]:

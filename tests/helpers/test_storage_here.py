@@ -1,17 +1,22 @@
 """Storage on this machine: mounts of any name, what is in the page cache, modes of what is saved."""
 
+import mmap
 import os
+import runpy
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from faulty import serving
 from torch import nn
 
 from helpers import serialise
 from helpers.errors import StorageError
-from helpers.storage import atomic, filesystems, memory, mounts, page_cache
+from helpers.storage import atomic, fetch, filesystems, memory, mounts, page_cache
+from helpers.storage.address import open_store
+from helpers.weights import mapped
 from workbook.bench.pagecache import evict
 
 pytestmark = pytest.mark.alone  # it looks at the page cache and at times
@@ -332,3 +337,24 @@ def test_prefetch_says_in_the_log_what_it_read(tmp_path):
     command = [sys.executable, "-c", code, "", path, "0"]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     assert said.startswith(f"INFO read ahead 1,048,576 of 1,048,576 bytes of {path} in ")
+
+
+@pytest.mark.parametrize(("system", "flag"), [("linux", 0x4000), ("darwin", 0)])
+def test_a_flag_that_only_linux_has_is_given_only_there(monkeypatch, system, flag):
+    """Before Python 3.13 it has no name; for macOS the same number is another flag."""
+    monkeypatch.delattr(mmap, "MAP_NORESERVE", raising=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "platform", system)
+        assert runpy.run_path(page_cache.__file__)["NORESERVE"] == flag
+
+
+def test_whether_a_map_takes_memory_from_others_is_said_in_one_place(tmp_path, monkeypatch):
+    (tmp_path / "file").write_bytes(bytes(5000))
+    seen, make = [], mmap.mmap
+    monkeypatch.setattr(page_cache, "NORESERVE", 0)
+    monkeypatch.setattr(mmap, "mmap", lambda *sizes, **how: seen.append(how["flags"]) or make(*sizes, **how))
+    mapped.open_map(tmp_path / "file", "file")
+    page_cache.resident(tmp_path / "file")
+    with serving(tmp_path) as server:
+        fetch.into_memory(open_store(server.url), "file", progress=False)
+    assert seen == [mmap.MAP_PRIVATE, mmap.MAP_PRIVATE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS]
