@@ -92,9 +92,10 @@ def read_ahead(path: str, recording: tuple[str, ...] = ()) -> Reader | None:
     Returns
     -------
     Reader or None
-        None where the system cannot start it, or not so lightly (Windows).
+        None where the system cannot start it, or not so lightly (Windows), or Python is frozen into an
+        application, which would be started again.
     """
-    if not (sys.executable and hasattr(os, "posix_spawn")):
+    if not (sys.executable and hasattr(os, "posix_spawn")) or getattr(sys, "frozen", False):
         return None
     arguments = [sys.executable, "-I", "-S", _SCRIPT, str(os.getpid()), path, *recording]
     report, write = os.pipe()

@@ -68,7 +68,8 @@ class Fetching:
         self._done: dict[str, bool] = {}
         self._descriptors: list[int] = []
         self._unread = b""
-        if not (sys.executable and hasattr(os, "posix_spawn")):
+        is_frozen = getattr(sys, "frozen", False)  # into an application, which would be started again
+        if is_frozen or not (sys.executable and hasattr(os, "posix_spawn")):
             self.problem = "this system starts no process in the way that is needed"
             return
         try:

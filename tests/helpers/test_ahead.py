@@ -19,6 +19,7 @@ from torch import nn
 
 from helpers import deserialise, serialise, verify
 from helpers.errors import EncryptionError, ModelError, NotAModel, SkeletonMismatch, StorageError
+from helpers.prefetch import read_ahead
 from helpers.storage import ahead, atomic, fetcher
 from workbook.samples import tiny_stable_diffusion
 from workbook.samples.servers import nginx, web_server, weed
@@ -366,6 +367,18 @@ class TestWhatFails:
         with begun(f"{server.url}/m"):
             assert_same_module(build(), load(f"{server.url}/m"))
         assert "no process could be started (No such file or directory)" in caplog.text
+
+
+    def test_a_frozen_application_is_not_started_again(self, server, caplog, monkeypatch, tmp_path):
+        (tmp_path / "application").write_text(f"#!/bin/sh\necho started >> {tmp_path}/log\n")
+        (tmp_path / "application").chmod(0o755)
+        monkeypatch.setattr(sys, "executable", str(tmp_path / "application"))
+        monkeypatch.setattr(sys, "frozen", True, raising=False)
+        assert read_ahead(str(server.root / "m")) is None
+        with begun(f"{server.url}/m"):
+            assert_same_module(build(), load(f"{server.url}/m"))
+        assert "this system starts no process in the way that is needed" in caplog.text
+        assert not (tmp_path / "log").exists()
 
 
 def test_blocks_may_be_nested(server):
