@@ -23,7 +23,8 @@ TIMEOUT = 10  # seconds in which the next bytes must arrive
 _AGAIN = {408, 429, 500, 502, 503, 504}  # the server's own trouble: worth another try
 _EXPIRED = {"ExpiredToken", "InvalidToken", "TokenRefreshRequired"}  # S3's words, beside status 400
 _PROXIES = ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY")
-_SETTINGS = ("AWS_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR", *_PROXIES)  # variables, read when an opener is made
+# variables that are read when an opener is made
+_SETTINGS = ("AWS_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR", *_PROXIES)
 
 
 class Interrupted(Exception):

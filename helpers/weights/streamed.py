@@ -82,10 +82,7 @@ class Streamed:
         if not found.partial:  # the server sends all or nothing
             whole, _ = fetch.into_memory(self.store, TENSORS, length, progress=progress)
         if self.record.encryption:
-            if whole is None:
-                digest = fetch.digest(self.store, TENSORS, found)
-            else:
-                digest = sha256(whole).hexdigest()
+            digest = sha256(whole).hexdigest() if whole else fetch.digest(self.store, TENSORS, found)
             if digest != self.record.files[TENSORS]:
                 raise CorruptFile(self.label, "is not what was saved", "Upload the model again.")
             return

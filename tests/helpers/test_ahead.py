@@ -197,7 +197,6 @@ class TestWhatComes:
             assert os.waitpid(child, 0)[1] == 0
             assert ahead.find(f"{server.url}/m") is fetching
 
-
     def test_a_process_forked_off_in_the_block_holds_no_memory_of_it_and_disturbs_nothing(self, server):
         released = threading.Event()
         server.on_request = lambda path: path.endswith(".tensors") and released.wait(10)
@@ -367,7 +366,6 @@ class TestWhatFails:
         with begun(f"{server.url}/m"):
             assert_same_module(build(), load(f"{server.url}/m"))
         assert "no process could be started (No such file or directory)" in caplog.text
-
 
     def test_a_frozen_application_is_not_started_again(self, server, caplog, monkeypatch, tmp_path):
         (tmp_path / "application").write_text(f"#!/bin/sh\necho started >> {tmp_path}/log\n")

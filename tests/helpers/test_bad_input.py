@@ -419,7 +419,9 @@ def test_a_destination_that_is_a_file(tmp_path):
 
 def test_an_address_of_s3_that_would_be_read_as_a_file_is_refused_before_anything_is_written(monkeypatch):
     monkeypatch.setitem(sys.modules, "boto3", None)  # not even asked
-    with pytest.raises(StorageError, match=r"^s3://models/mine\.tensors: ends in \.tensors, so it would be read"):
+    with pytest.raises(
+        StorageError, match=r"^s3://models/mine\.tensors: ends in \.tensors, so it would be read"
+    ):
         serialise(build(), "s3://models/mine.tensors")
 
 

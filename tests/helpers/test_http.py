@@ -297,8 +297,10 @@ def test_certificates_that_are_not_there_are_said_at_once(server, monkeypatch, t
 def certificate(place):
     """A certificate for localhost, signed by itself, with its key."""
     path = place.with_suffix(".pem")
-    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext".split()
-    command += ["subjectAltName=DNS:localhost", "-keyout", place.with_suffix(".key"), "-out", path]
+    command = (
+        f"openssl req -x509 -newkey rsa:2048 -nodes -keyout {place.with_suffix('.key')} -out {path}".split()
+    )
+    command += ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-days", "2"]
     subprocess.run(command, check=True, capture_output=True)
     return str(path)
 
