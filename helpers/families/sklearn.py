@@ -85,7 +85,9 @@ def save(model: Any, folder: Path, trusted: Sequence[str]) -> Parts:
         tensors[member] = ("buffer", tensor)
     with zipfile.ZipFile(folder / _STRUCTURE, "w", zipfile.ZIP_DEFLATED) as structure:
         for member, content in files.items():
-            structure.writestr(member, content)
+            entry = zipfile.ZipInfo(member)  # without the time, so that two saves are equal
+            entry.external_attr = 0o600 << 16
+            structure.writestr(entry, content, zipfile.ZIP_DEFLATED)
     return Parts(name, ("scikit-learn", "skops", "numpy"), tensors, blank(), {}, {})
 
 

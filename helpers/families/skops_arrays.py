@@ -54,10 +54,18 @@ class Apart:
         return b"" if name in self.arrays else self.files[name]
 
 
+class _Numbered(SaveContext):
+    """Names what is saved by running numbers, not by places in memory, so that two saves are equal."""
+
+    def memoize(self, obj):
+        number, _ = self.memo.setdefault(id(obj), (len(self.memo) + 1, obj))  # to skops 0 is no number
+        return number
+
+
 def describe(model: object) -> Apart:
     """Let skops say how an object is made; raises many types."""
     apart = Apart({}, {})
-    state = get_state(model, SaveContext(zip_file=apart))
+    state = get_state(model, _Numbered(zip_file=apart))
     state |= {"protocol": PROTOCOL, "_skops_version": skops.__version__}
     apart.writestr(SCHEMA, json.dumps(state, indent=2).encode())
     return apart

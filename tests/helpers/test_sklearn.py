@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
 import warnings
@@ -30,8 +31,9 @@ from sklearn.utils import all_estimators, get_tags
 from sklearn.utils._test_common.instance_generator import _construct_instances
 from sklearn.utils.estimator_checks import _enforce_estimator_tags_X, _enforce_estimator_tags_y
 
-from helpers import deserialise, serialise
+from helpers import deserialise, inspect, serialise
 from helpers.errors import CorruptFile, UnsupportedModel
+from helpers.families import skops_arrays
 
 X, Y = load_digits(return_X_y=True)
 X, Y = X[:300], Y[:300]
@@ -458,6 +460,45 @@ def test_an_array_that_is_there_twice_is_stored_once_and_comes_back_as_one(tmp_p
     assert (tmp_path / "e" / "model.tensors").stat().st_size < 1.5 * before
     loaded = deserialise(tmp_path / "e")
     assert loaded.one_ is loaded.other_
+
+
+AGAIN = """
+import sys
+from sklearn.datasets import load_iris
+from sklearn.feature_extraction import DictVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from helpers import serialise
+
+serialise(LogisticRegression(max_iter=20).fit(*load_iris(return_X_y=True)), sys.argv[1] + "/dense")
+records = [{"a": 1.0, "b": str(i % 3)} for i in range(30)]
+serialise(make_pipeline(DictVectorizer(), KNeighborsClassifier()).fit(records, [0, 1, 2] * 10), sys.argv[1] + "/sparse")
+"""
+
+
+def test_two_processes_that_fit_the_same_save_the_same_bytes(tmp_path):
+    for name in ("one", "other"):
+        command = [sys.executable, "-W", "ignore", "-c", AGAIN, str(tmp_path / name)]
+        subprocess.run(command, check=True, env=os.environ | {"PYTHONHASHSEED": str(len(name))})
+    for model in ("dense", "sparse"):
+        one, other = tmp_path / "one" / model, tmp_path / "other" / model
+        for file in ("model.json", "model.tensors", "structure.zip"):
+            assert (one / file).read_bytes() == (other / file).read_bytes(), (model, file)
+        names = [tensor.name for tensor in inspect(one).tensors]
+        assert names and all(len(name.partition(".")[0]) < 4 for name in names), names  # no place in memory
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_estimator_whose_arrays_are_named_as_before_loads(tmp_path, monkeypatch):
+    monkeypatch.setattr(skops_arrays, "_Numbered", skops_arrays.SaveContext)
+    estimator = LogisticRegression(max_iter=20).fit(X, Y)
+    serialise(estimator, tmp_path / "e")
+    monkeypatch.undo()
+    assert all(len(tensor.name) > 12 for tensor in inspect(tmp_path / "e").tensors)
+    assert np.array_equal(
+        deserialise(tmp_path / "e", verify=True).predict_proba(X), estimator.predict_proba(X)
+    )
 
 
 def test_a_loaded_estimator_is_changed_without_a_change_of_its_file(tmp_path):
