@@ -47,7 +47,7 @@ class CorruptFile(ModelError):
 
 
 class SkeletonMismatch(ModelError):
-    """The empty model and the file do not agree; every difference is listed."""
+    """The empty model and the file do not agree; the first differences are listed."""
 
 
 class UnsupportedModel(ModelError):
@@ -60,6 +60,26 @@ class EncryptionError(ModelError):
 
 class StorageError(ModelError):
     """The place where the bytes live refused: no space, no permission, an I/O error."""
+
+
+def with_article(thing: object) -> str:
+    """The name of an object's type, as it stands in a sentence.
+
+    Parameters
+    ----------
+    thing : object
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> with_article(1), with_article({})
+    ('an int', 'a dict')
+    """
+    name = type(thing).__name__
+    return f"{'an' if name[0] in 'AEIOUaeiou' else 'a'} {name}"
 
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from helpers.errors import SkeletonMismatch
+from helpers.errors import SkeletonMismatch, with_article
 from helpers.families import Parts
 from helpers.modules.skeleton import Skeleton, fill
 from helpers.modules.structure import capture
@@ -52,7 +52,7 @@ def skeleton(opened: Opened, options: Options) -> Skeleton:
     if isinstance(build, torch.nn.Module) or not callable(build):
         raise SkeletonMismatch(
             opened.label,
-            f"needs a function as skeleton=, not a {type(build).__name__}",
+            f"needs a function as skeleton=, not {with_article(build)}",
             "Pass skeleton=lambda: …, which builds the empty model.",
         )
     return Skeleton(build, opened.label)

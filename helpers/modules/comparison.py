@@ -6,6 +6,29 @@ from helpers.errors import SkeletonMismatch
 from helpers.modules.structure import attributes, slots, value
 
 
+SHOWN = 8  # names in a list, which may be as long as the model
+
+
+def some(names: list[str]) -> str:
+    """The first of some names in one line, and how many there are besides.
+
+    Parameters
+    ----------
+    names : list of str
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> some(["a", "b"]), some([str(number) for number in range(10)])
+    ('a, b', '0, 1, 2, 3, 4, 5, 6, 7 … and 2 more')
+    """
+    more = len(names) - SHOWN
+    return ", ".join(names[:SHOWN]) + (f" … and {more} more" if more > 0 else "")
+
+
 def compare(skeleton, modules, tensors, laid, structure, source):
     """Refuse a skeleton that lacks something of the file, has something besides, or has it in another shape."""
     lacking, different, owners = [], [], {}
@@ -36,9 +59,10 @@ def compare(skeleton, modules, tensors, laid, structure, source):
             different.append(f"{name} (lazy in the skeleton: run it once on an example first)")
         elif old.shape != shape:
             different.append(f"{name} ({list(shape)} in the file, {list(old.shape)} in the skeleton)")
-    excess = sorted(known - there)
+    none = {*structure["none"]}  # of these there is nothing to miss, unless it is all that differs
+    excess = sorted(known - there - none) or [f"{name} (None in the file)" for name in sorted(none - there)]
     parts = [("the skeleton lacks", excess), ("the file lacks", lacking), ("they differ in", different)]
-    found = "; ".join(f"{what} {', '.join(names)}" for what, names in parts if names)
+    found = "; ".join(f"{what} {some(names)}" for what, names in parts if names)
     if found:
         raise SkeletonMismatch(
             source,

@@ -8,7 +8,8 @@ import torch
 from torch.nn.utils.parametrize import type_before_parametrizations
 from torch.overrides import TorchFunctionMode
 
-from helpers.errors import ModelError, SkeletonMismatch, UnsupportedModel
+from helpers.errors import ModelError, SkeletonMismatch, UnsupportedModel, with_article
+from helpers.modules.comparison import some
 from helpers.modules.reach import reached
 from helpers.modules.restore import restore, without_data
 from helpers.modules.stock import structure_of
@@ -55,7 +56,7 @@ class Skeleton:
             if not isinstance(model, torch.nn.Module):
                 raise SkeletonMismatch(
                     self.label,
-                    f"skeleton() gave a {type(model).__name__}",
+                    f"skeleton() gave {with_article(model)}",
                     "Let it return a torch.nn.Module.",
                 )
             self.model = model
@@ -130,7 +131,7 @@ def fill(skeleton: Skeleton, weights: Any, options: Options) -> torch.nn.Module:
             continue
         raise SkeletonMismatch(
             skeleton.label,
-            f"these have no data after loading: {', '.join(sorted(empty))}",
+            f"these have no data after loading: {some(sorted(empty))}",
             "Build the skeleton without torch.device('meta') of its own.",
         )
     model = skeleton.model

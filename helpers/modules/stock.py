@@ -5,6 +5,7 @@ import os
 from torch import nn
 
 from helpers.errors import SkeletonMismatch
+from helpers.modules.comparison import some
 from helpers.modules.structure import blank, modes, slots, value
 from helpers.modules.views import same_bytes
 
@@ -52,7 +53,7 @@ def structure_of(skeleton: nn.Module, tensors: dict, source: str | os.PathLike) 
     if unequal:
         raise SkeletonMismatch(
             source,
-            f"the skeleton ties what the file holds with different values: {', '.join(unequal)}",
+            f"the skeleton ties what the file holds with different values: {some(unequal)}",
             "Build the skeleton without these ties.",
         )
     return structure | modes(skeleton)

@@ -369,6 +369,35 @@ def test_a_skeleton_that_shares_what_the_file_holds_apart_is_refused(tmp_path):
         deserialise(tmp_path / "m", skeleton=shared)
 
 
+def test_of_many_differences_the_first_are_listed_and_the_others_counted(tmp_path):
+    serialise(nn.Sequential(*(nn.Linear(2, 2) for _ in range(200))), tmp_path / "m")
+
+    def other():
+        return nn.ModuleDict({str(i): nn.Linear(3, 3) for i in range(100, 300)})
+
+    with pytest.raises(SkeletonMismatch) as error:
+        deserialise(tmp_path / "m", skeleton=other)
+    assert error.value.problem.count(" … and ") == 3
+    assert "the skeleton lacks 0.bias, 0.weight, 1.bias, " in error.value.problem
+    assert "; the file lacks 200.weight, 200.bias, " in error.value.problem
+    assert " … and 192 more; " in error.value.problem
+    assert len(error.value.problem) < 1000
+
+
+def test_what_is_none_in_the_file_is_not_missed_among_what_is_not(tmp_path):
+    serialise(nn.Linear(2, 2, bias=False), tmp_path / "m")
+    with pytest.raises(SkeletonMismatch, match=r"the skeleton lacks weight\. "):
+        deserialise(tmp_path / "m", skeleton=nn.Module)
+
+    def without_the_place():
+        module = nn.Module()
+        module.weight = nn.Parameter(torch.ones(2, 2))
+        return module
+
+    with pytest.raises(SkeletonMismatch, match=r"the skeleton lacks bias \(None in the file\)\. "):
+        deserialise(tmp_path / "m", skeleton=without_the_place)
+
+
 def test_a_parameter_where_the_file_has_a_buffer_is_refused(tmp_path):
     def with_buffer():
         module = nn.Module()
@@ -389,6 +418,8 @@ def test_a_skeleton_that_returns_no_module_and_one_that_raises(tmp_path):
     serialise(nn.Linear(2, 2), tmp_path / "m")
     with pytest.raises(SkeletonMismatch, match="gave a dict"):
         deserialise(tmp_path / "m", skeleton=dict)
+    with pytest.raises(SkeletonMismatch, match="gave an int"):
+        deserialise(tmp_path / "m", skeleton=int)
 
     def broken():
         raise KeyError("the user's own bug")
