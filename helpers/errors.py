@@ -47,7 +47,7 @@ class CorruptFile(ModelError):
 
 
 class SkeletonMismatch(ModelError):
-    """The empty model and the file do not agree; the first differences are listed."""
+    """The empty model and the file do not agree; the first differences of each kind are listed."""
 
 
 class UnsupportedModel(ModelError):

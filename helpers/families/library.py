@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers.errors import CorruptFile, UnsupportedModel, extra
-from helpers.modules.skeleton import Skeleton, buildable
+from helpers.modules.skeleton import Skeleton, buildable, by_caller
 from helpers.options import Options
 from helpers.saved.opened import Opened
 
@@ -97,7 +97,7 @@ def skeleton(opened: Opened, options: Options, empty: Callable) -> Skeleton:
     """The empty model of a saved one, from ``empty(folder, label, class_name, settings)`` or the caller's function."""
     record, label = opened.record, opened.name()
     if options.skeleton:
-        return Skeleton(options.skeleton, label)
+        return Skeleton(by_caller(label)(options.skeleton), label)
     build = functools.partial(empty, opened.home, label, record.class_name, record.settings)
     remedy = "Restore it, save the model again, or install the versions that the manifest names."
     return Skeleton(buildable(label, CorruptFile, remedy)(build), label)

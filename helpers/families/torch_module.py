@@ -1,5 +1,7 @@
 """Any torch.nn.Module. Its code is not stored, so the reader builds the skeleton."""
 
+import inspect
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +9,7 @@ import torch
 
 from helpers.errors import SkeletonMismatch, with_article
 from helpers.families import Parts
-from helpers.modules.skeleton import Skeleton, fill
+from helpers.modules.skeleton import Skeleton, by_caller, fill
 from helpers.modules.structure import capture
 from helpers.options import Options
 from helpers.saved.opened import Opened
@@ -41,7 +43,7 @@ def skeleton(opened: Opened, options: Options) -> Skeleton:
             "Pass skeleton=, a function that builds the empty model.",
         )
     if build is None:
-        hint = f"deserialise(..., skeleton={name})"
+        hint = f"deserialise(..., skeleton={_built(name)})"
         if name.startswith("peft."):  # its classes wrap a model that must be built first
             hint = "a function that loads the base model and wraps it as it was, with get_peft_model"
         raise SkeletonMismatch(
@@ -55,7 +57,17 @@ def skeleton(opened: Opened, options: Options) -> Skeleton:
             f"needs a function as skeleton=, not {with_article(build)}",
             "Pass skeleton=lambda: …, which builds the empty model.",
         )
-    return Skeleton(build, opened.label)
+    return Skeleton(by_caller(opened.label)(build), opened.label)
+
+
+def _built(name):
+    """How a class is passed as a skeleton: by itself where it is imported already and takes no arguments."""
+    module, _, cls = name.rpartition(".")
+    try:
+        inspect.signature(vars(sys.modules[module])[cls]).bind()
+    except (KeyError, TypeError, ValueError):
+        return f"lambda: {name}(...)"
+    return name
 
 
 def finish(opened: Opened, skeleton: Skeleton, weights: Any, children: dict, options: Options) -> Any:

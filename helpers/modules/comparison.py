@@ -5,7 +5,6 @@ from torch import nn
 from helpers.errors import SkeletonMismatch
 from helpers.modules.structure import attributes, slots, value
 
-
 SHOWN = 8  # names in a list, which may be as long as the model
 
 

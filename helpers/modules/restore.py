@@ -41,8 +41,8 @@ def restore(skeleton: nn.Module, tensors: dict, structure: dict, source: str | o
     Raises
     ------
     SkeletonMismatch
-        Lists missing, unexpected and differently shaped tensors, the first eight of each; or names an object of the skeleton that keeps
-        a tensor as well and cannot be given the loaded one.
+        Lists missing, unexpected and differently shaped tensors, the first eight of each; or names an object of the
+        skeleton that keeps a tensor as well and cannot be given the loaded one.
     """
     modules = dict(skeleton.named_modules(remove_duplicate=False))
     laid = lay_out(tensors, structure)

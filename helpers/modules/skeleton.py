@@ -103,6 +103,37 @@ def buildable(label: str, refusal: type[ModelError], remedy: str) -> Iterator[No
         raise refusal(label, f"cannot be built from its configuration ({said})", remedy) from error
 
 
+@contextlib.contextmanager
+def by_caller(label: str) -> Iterator[None]:
+    """Note beneath whatever a caller's function raises where it came from; also a decorator of that function.
+
+    The error itself stays what it is: it belongs to the caller, who looks for it in code of their own.
+
+    Parameters
+    ----------
+    label : str
+        Of the model that is loaded.
+
+    Raises
+    ------
+    Exception
+        The same that the function raised.
+
+    Examples
+    --------
+    >>> with by_caller("models/mine"):
+    ...     pass
+    """
+    try:
+        yield
+    except Exception as error:  # whatever it is
+        note = f"{label}: skeleton() raised this, the function that was passed as skeleton=."
+        if isinstance(error, TypeError):
+            note += " A class that takes arguments is passed as skeleton=lambda: My(...), with its arguments."
+        error.add_note(note)
+        raise
+
+
 def fill(skeleton: Skeleton, weights: Any, options: Options) -> torch.nn.Module:
     """Put the stored tensors into an empty model.
 

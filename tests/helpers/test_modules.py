@@ -337,8 +337,26 @@ def test_an_object_that_is_no_model_is_refused(tmp_path):
 
 def test_a_missing_skeleton_is_asked_for(tmp_path):
     serialise(odd_modules.Everything(), tmp_path / "m")
-    with pytest.raises(SkeletonMismatch, match="skeleton=.*odd_modules.Everything"):
+    with pytest.raises(SkeletonMismatch, match=r"skeleton=odd_modules.Everything\)"):
         deserialise(tmp_path / "m")
+
+
+class Configured(nn.Linear):
+    def __init__(self, config):
+        super().__init__(config, config)
+
+
+def test_a_class_that_takes_arguments_is_asked_for_in_a_lambda_and_its_type_error_is_said_to_be_its_own(
+    tmp_path,
+):
+    serialise(Configured(2), tmp_path / "m")
+    with pytest.raises(SkeletonMismatch, match=r"skeleton=lambda: \S+Configured\(\.\.\.\)\)"):
+        deserialise(tmp_path / "m")
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'config'") as error:
+        deserialise(tmp_path / "m", skeleton=Configured)
+    (note,) = error.value.__notes__
+    assert note.startswith(f"{tmp_path / 'm'}: skeleton() raised this") and "skeleton=lambda: My(" in note
+    deserialise(tmp_path / "m", skeleton=lambda: Configured(2))
 
 
 def test_every_difference_of_a_skeleton_is_listed(tmp_path):
@@ -424,5 +442,6 @@ def test_a_skeleton_that_returns_no_module_and_one_that_raises(tmp_path):
     def broken():
         raise KeyError("the user's own bug")
 
-    with pytest.raises(KeyError, match="own bug"):
+    with pytest.raises(KeyError, match="own bug") as error:
         deserialise(tmp_path / "m", skeleton=broken)
+    assert "skeleton() raised this" in error.value.__notes__[0]
