@@ -3,6 +3,7 @@
 import contextlib
 import math
 import os
+import reprlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from helpers import families
 from helpers.errors import ModelError, NotAModel, SkeletonMismatch, extra
 from helpers.format.selection import Part, select
-from helpers.options import Options
+from helpers.options import Options, full_names
 from helpers.saved.opened import Opened
 from helpers.saved.sources import consistently, open_source
 from helpers.weights import keys, onto_gpu
@@ -113,8 +114,8 @@ def deserialise(
         The model is encrypted and the key is missing or wrong; or a key, and it is not.
     ModelError
         There is no such device here, or it has too little memory (then nothing of the model is left on it); no
-        such type; or ``dtype`` for a quantised model, or where a buffer that keeps its type shares memory with
-        what is cast.
+        such type; ``only`` is no function, or ``trusted`` no list of full names; or ``dtype`` for a quantised
+        model, or where a buffer that keeps its type shares memory with what is cast.
     StorageError
         The storage refuses, a remote one does not answer after five tries, or the model was replaced
         again and again while it was read.
@@ -135,9 +136,9 @@ def deserialise(
         mapped=mapped,
         verify=verify,
         readers=_readers(readers),
-        trusted=trusted,
+        trusted=full_names(trusted),
         encryption=encryption,
-        only=only,
+        only=_only(only),
         progress=progress,
     )
     origin = open_source(source, options, cache=cache)
@@ -254,6 +255,16 @@ def _readers(readers: int | None) -> int | None:
             f"readers={readers!r}", "is no number of readers", "Pass 1 or more, or leave it out."
         )
     return readers
+
+
+def _only(only: Callable[[str], bool] | None) -> Callable[[str], bool] | None:
+    if only is not None and not callable(only):
+        raise ModelError(
+            f"only={reprlib.repr(only)}",
+            "is no function of a tensor's name",
+            "Pass one that says what to load, such as only=lambda name: name.startswith('encoder.').",
+        )
+    return only
 
 
 def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:

@@ -1,7 +1,9 @@
 """What a caller asked for, as it is handed down: the keywords of `helpers.deserialise`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
+
+from helpers.errors import ModelError
 
 
 class Options(NamedTuple):
@@ -22,3 +24,35 @@ class Options(NamedTuple):
         """The same for a model inside the model, whose tensors ``only`` knows by longer names."""
         only, below = self.only, self._replace(skeleton=None)
         return below._replace(only=lambda inner: only(f"{name}/{inner}")) if only else below
+
+
+def full_names(trusted: Sequence[str]) -> tuple[str, ...]:
+    """What a caller passed as ``trusted``, if these can be names of types with their modules.
+
+    Parameters
+    ----------
+    trusted : sequence of str
+
+    Returns
+    -------
+    tuple of str
+
+    Raises
+    ------
+    ModelError
+        It is no list, or holds what is no text or a name without its module.
+
+    Examples
+    --------
+    >>> full_names(["package.module.Type"])
+    ('package.module.Type',)
+    """
+    listed = isinstance(trusted, Iterable) and not isinstance(trusted, str)
+    names: tuple[Any, ...] = tuple(trusted) if listed else (None,)
+    if all(isinstance(name, str) and "." in name for name in names):
+        return names
+    raise ModelError(
+        f"trusted={trusted!r}",
+        "is no list of full names of types, as texts",
+        "Pass the names that the refusal without it lists, such as trusted=['package.module.Type'].",
+    )

@@ -4,6 +4,7 @@ import dataclasses
 import logging
 import os
 import platform
+import reprlib
 import shutil
 import time
 from collections.abc import Iterable, Sequence
@@ -12,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from helpers import families
-from helpers.errors import StorageError
+from helpers.errors import ModelError, StorageError
 from helpers.format import hashes, manifest
 from helpers.modules import structure
+from helpers.options import full_names
 from helpers.saved.publish import publication
 from helpers.saved.sources import check_scheme
 from helpers.storage import atomic, is_remote
@@ -112,6 +114,8 @@ def serialise(
         refuses (no space, no permission).
     EncryptionError
         The key is malformed, or libsodium is missing.
+    ModelError
+        A companion has no ``save_pretrained``, or ``trusted`` is no list of full names.
 
     Examples
     --------
@@ -121,11 +125,11 @@ def serialise(
     ('torch_module', 2)
     """
     start = time.perf_counter()
-    found = families.of(model)  # refuse before anything is made
+    found, beside = families.of(model), _with_save(companions)  # refuse before anything is made
     cipher = keys.to_write(encryption)
-    saving = _Saving(destination, tuple(trusted), keys.kind_of(encryption), cipher, progress)
+    saving = _Saving(destination, full_names(trusted), keys.kind_of(encryption), cipher, progress)
     with publication(destination, overwrite) as (folder, inside):
-        record, count, size = _save(model, found, folder, saving, inside, companions)
+        record, count, size = _save(model, found, folder, saving, inside, beside)
     needs_skeleton = families.needs_skeleton(record.family, record.settings)
     if needs_skeleton:
         logger.info(
@@ -250,6 +254,19 @@ def _registered(model, path):
         if name in found["shared"]:
             held[name] = (kind, structure.value(owner, key, kind))
     return held
+
+
+def _with_save(companions):
+    """All companions, each of which can be saved."""
+    listed = isinstance(companions, Iterable) and not isinstance(companions, str)
+    found = tuple(companions) if listed else (None,)
+    if all(hasattr(each, "save_pretrained") for each in found):
+        return found
+    raise ModelError(
+        f"companions={reprlib.repr(companions)}",
+        "is no list of objects that have save_pretrained",
+        "Pass the tokenizers or processors themselves, such as companions=[tokenizer].",
+    )
 
 
 def _save_companions(companions, folder):

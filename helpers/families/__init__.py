@@ -75,10 +75,13 @@ def of(model: object) -> tuple[str, ModuleType]:
         family = by_name(name, "")
         if family.owns(model):
             return name, family
+    remedy = "Pass a torch.nn.Module, a diffusion pipeline or a scikit-learn estimator."
+    if isinstance(model, dict):
+        remedy = "If it is a state dict, load it into its module first (load_state_dict), and save that."
     raise UnsupportedModel(
         f"{type(model).__module__}.{type(model).__qualname__}",
         "is no kind of model that this package knows",
-        "Pass a torch.nn.Module, a diffusion pipeline or a scikit-learn estimator.",
+        remedy,
     )
 
 

@@ -1,6 +1,7 @@
 """What a caller gets wrong is said in one sentence, and what is plainly meant is understood."""
 
 import logging
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -166,11 +167,46 @@ def test_a_skeleton_that_is_none_of_the_kind_is_refused(saved):
         (lambda: None, r"skeleton\(\) gave a NoneType"),
         (lambda: {"a": 1}, r"skeleton\(\) gave a dict"),
         (build(), "needs a function as skeleton=, not a Linear"),
-        (5, "needs a function as skeleton=, not a int"),
+        (5, "needs a function as skeleton=, not an int"),
     ):
         with pytest.raises(SkeletonMismatch, match=said) as caught:
             deserialise(saved, skeleton=skeleton)
         assert str(saved) in str(caught.value)
+
+
+@pytest.mark.parametrize("only", ["bert", ["bert"], 3])
+def test_what_is_no_function_of_a_name_is_refused(saved, only):
+    with pytest.raises(ModelError, match=r"^only=.* is no function of a tensor's name\. Pass .*lambda name:"):
+        deserialise(saved, skeleton=build, only=only)
+
+
+@pytest.mark.parametrize("trusted", ["__main__.Own", ["Own"], [nn.Linear], nn.Linear, None])
+def test_what_is_no_list_of_full_names_is_refused_as_it_was_given(saved, tmp_path, trusted):
+    said = re.escape(f"trusted={trusted!r}: is no list of full names of types")
+    with pytest.raises(ModelError, match=said):
+        deserialise(saved, skeleton=build, trusted=trusted)
+    with pytest.raises(ModelError, match=said):
+        serialise(build(), tmp_path / "more", trusted=trusted)
+
+
+@pytest.mark.parametrize("companions", [["tok"], "tok", None, nn.Linear(2, 2)])
+def test_a_companion_that_cannot_be_saved_is_refused_before_anything_is_made(tmp_path, companions):
+    with pytest.raises(ModelError, match=r"^companions=.*Pass .* companions=\[tokenizer\]"):
+        serialise(build(), tmp_path / "m", companions=companions)
+    assert not (tmp_path / "m").exists()
+
+
+def test_of_a_state_dict_the_module_is_asked_for(tmp_path):
+    with pytest.raises(UnsupportedModel, match="OrderedDict: .* load it into its module first"):
+        serialise(build().state_dict(), tmp_path / "m")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_is_scripted_or_traced_is_referred_to_torch(tmp_path):
+    traced = torch.jit.trace(build(), torch.ones(1, 3))
+    for model, place in ((torch.jit.script(build()), "the module itself"), (nn.Sequential(traced), "0")):
+        with pytest.raises(UnsupportedModel, match=rf"\({place}\)\. Save .* by torch\.jit\.save"):
+            serialise(model, tmp_path / "m")
 
 
 def test_errors_and_only_public_names_are_at_hand():
