@@ -1,5 +1,6 @@
 """The exercises: each has a place for an answer, a check that tells right from wrong, and a solution."""
 
+import doctest
 import importlib
 import inspect
 import pkgutil
@@ -49,3 +50,35 @@ def test_every_exercise_has_an_answer_a_check_and_a_folded_solution(chapter):
     for cell in solved:
         assert cell.metadata.jupyter.source_hidden
         assert "Right. " in "".join(output.get("text", "") for output in cell.outputs)
+
+
+def first_call(check):
+    """The answer and the facts of a check's first example."""
+    calls, names = [], dict(vars(inspect.getmodule(check)))
+
+    def spy(answer, **facts):
+        calls.append((answer, facts))
+        return check(answer, **facts)
+
+    names[check.__name__] = spy
+    for example in doctest.DocTestParser().get_examples(check.__doc__):
+        exec(example.source, names)
+    return calls[0]
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_an_answer_of_another_kind_gets_the_hint_that_says_which_kind_is_wanted(chapter, capsys):
+    for name, check in functions(chapter).items():
+        right, facts = first_call(check)
+        assert check(right, **facts).startswith("Right. "), name
+        others = {
+            int: ["x", "42 GB", "42", None, [4, 2], {4}],
+            set: ["x", None, 4],
+            tuple: ["ab", None, {4, 2}],
+        }
+        kind = int if type(right) is float else type(right)
+        said = {check(other, **facts) for other in others.get(kind, ())}
+        assert len(said) <= 1, name
+        assert kind is not int or said == {
+            "Not yet. A number is wanted, without quotes and without a unit."
+        }, name

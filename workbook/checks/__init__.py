@@ -48,6 +48,32 @@ def respond(answer, right, *hints):
     return f"Right. {right}"
 
 
+def is_number(answer):
+    """Whether an answer is a number, of Python or of a library; raises what `float` raises of what is none.
+
+    Examples
+    --------
+    >>> is_number(42), is_number("42"), is_number(float("nan"))
+    (True, False, False)
+    """
+    return not isinstance(answer, (str, bytes)) and float(answer) == float(answer)
+
+
+def are_two_numbers(answer, *, or_none=False):
+    """Whether an answer is two numbers, or with ``or_none`` None in the place of some; raises as `is_number`.
+
+    Examples
+    --------
+    >>> are_two_numbers((1, 2)), are_two_numbers("12"), are_two_numbers((1, None), or_none=True)
+    (True, False, True)
+    """
+    parts = [answer[place] for place in range(len(answer))]
+    return len(parts) == 2 and all((or_none and part is None) or is_number(part) for part in parts)
+
+
+A_NUMBER = (lambda answer: not is_number(answer), "A number is wanted, without quotes and without a unit.")
+
+
 def about(answer, value, within=0.05):
     """Whether a number is near another, relative to it.
 

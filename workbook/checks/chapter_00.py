@@ -1,6 +1,6 @@
 """Notebook 00: what a faster load can change, what belongs to a trick, and where a start should be shortened."""
 
-from workbook.checks import about, respond
+from workbook.checks import A_NUMBER, about, are_two_numbers, respond
 
 
 def share_left(answer, *, whole, load):
@@ -16,6 +16,7 @@ def share_left(answer, *, whole, load):
     return respond(
         answer,
         "Whatever the loader does, the rest of the start stays: this is the limit of all faster loaders.",
+        A_NUMBER,
         (lambda a: about(a, load / whole) and not about(load, whole / 2), "That is the share that goes away. "
          "Which share stays?"),
         (lambda a: about(a, whole - load) and a > 1, "Those are seconds. Divide them by the whole start."),
@@ -39,6 +40,7 @@ def share_of_the_trick(answer, *, plain, trick, both):
     return respond(
         answer,
         "What the trick does not save alone is what the format adds, if it adds anything.",
+        A_NUMBER,
         (lambda a: about(a, trick / plain, 0.01) and not about(saved, trick / plain, 0.01),
          "That is how long a start takes with the trick. How much does the trick save?"),
         (lambda a: about(a, (plain - trick) / plain, 0.01) and not about(saved, (plain - trick) / plain, 0.01),
@@ -61,7 +63,7 @@ def savings(answer, *, budget):
     return respond(
         answer,
         "The larger saving lies where no loader reaches. That is why the budget comes first.",
-        (lambda a: len(a) != 2, "Two numbers in brackets: the seconds that each proposal saves."),
+        (lambda a: not are_two_numbers(a), "Two numbers in brackets: the seconds that each proposal saves."),
         (lambda a: about(a[0], budget["weights"]), "The first proposal halves the time for the weights. "
          "It does not remove it."),
         (lambda a: about(a[0], budget["image"]), "Give the proposals in their order: the weights first."),

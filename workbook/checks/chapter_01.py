@@ -1,6 +1,6 @@
 """Notebook 01: bytes of a layer, a number read by hand, and what untying costs."""
 
-from workbook.checks import about, respond
+from workbook.checks import A_NUMBER, about, respond
 
 
 def layer_bytes(answer, *, entries):
@@ -23,6 +23,7 @@ def layer_bytes(answer, *, entries):
     return respond(
         answer,
         "All layers of this model have the same shapes, so each of them takes as much.",
+        A_NUMBER,
         (lambda a: a == layers, "That is all layers together. How much does one take?"),
         (lambda a: a == one // 2, "Those are numbers. Each of them takes two bytes."),
         (lambda a: a == more, "Layers 10 to 19 have names that begin in the same way."),
@@ -49,6 +50,7 @@ def number_by_hand(answer, *, expected):
     return respond(
         answer,
         "It is the number that the model computes with, to the bit.",
+        A_NUMBER,
         (lambda a: a == bits >> 16, "That is the integer of the two bytes. Shift it by 16 bits, then read it as a "
          "float32."),
         (lambda a: a == bits, "That is the pattern of bits as an integer. Read the same four bytes as a float32."),
@@ -70,6 +72,7 @@ def untied_bytes(answer, *, matrix, grown):
     return respond(
         answer,
         "The second copy costs a whole matrix, and some bytes for its header and its line in the index.",
+        A_NUMBER,
         (lambda a: a == 0, "After the untying there are two matrices, equal for now. A file cannot know that "
          "they will stay so."),
         (lambda a: about(a, matrix / 2, 0.01), "Those are numbers, not bytes."),

@@ -1,6 +1,6 @@
 """Notebook 02: what a lookup reads, what a cast costs in memory, and a load in pieces."""
 
-from workbook.checks import about, respond
+from workbook.checks import A_NUMBER, about, respond
 
 
 def lookup_bytes(answer, *, width, element):
@@ -16,6 +16,7 @@ def lookup_bytes(answer, *, width, element):
     return respond(
         answer,
         "The system reads whole pages and some of their neighbours, but nothing else of the matrix is needed.",
+        A_NUMBER,
         (lambda a: a == width, "That is how many numbers a row has. Each of them takes more than one byte."),
         (lambda a: a == 2 * element * width, "The model computes in the type in which it was saved: two bytes."),
         (lambda a: a > 1_000_000, "A lookup does not read the matrix, it picks one row of it."),
@@ -37,6 +38,7 @@ def private_after_cast(answer, *, weights, factor):
     return respond(
         answer,
         "A cast writes every number anew, so nothing can be shared with the file any more.",
+        A_NUMBER,
         (lambda a: a < 0.1 * weights, "The file holds no float32 numbers that a view could show. "
          "Where do they come from?"),
         (lambda a: about(a, weights, 0.1), "That would be the same numbers in the same type."),
@@ -60,6 +62,7 @@ def pipeline(answer, *, pieces, speeds):
     return respond(
         answer,
         "The slowest part works without a break, and only the last piece has to wait for the others.",
+        A_NUMBER,
         (lambda a: about(a, pieces * sum(piece), 0.01), "That is one piece after the other, with two parts idle at any "
          "time."),
         (lambda a: about(a, slowest, 0.01), "When the slowest part is done, the last piece has not passed the others "

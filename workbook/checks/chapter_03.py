@@ -1,6 +1,6 @@
 """Notebook 03: the parameters of one part of a pipeline, what a save records, where a large UNet's bytes are."""
 
-from workbook.checks import about, respond
+from workbook.checks import A_NUMBER, about, respond
 
 
 def vae_parameters(answer, *, parameters, tensors):
@@ -16,6 +16,7 @@ def vae_parameters(answer, *, parameters, tensors):
     return respond(
         answer,
         "The directory of a component is a complete saved model, and nothing else had to be loaded.",
+        A_NUMBER,
         (lambda a: a == tensors, "That is the number of tensors. How many numbers do they hold together?"),
         (lambda a: a == 4 * parameters, "That is their size in bytes. Each number takes four of them."),
         (lambda a: a > parameters, "That is too many. Is it the VAE alone that you have counted?"),
@@ -57,6 +58,7 @@ def share_of_the_way_up(answer, *, up, middle, total):
     return respond(
         answer,
         "The large UNet is heavier on its way up as well, for the same reason.",
+        A_NUMBER,
         (lambda a: a > 1, "A share is a number between 0 and 1."),
         (lambda a: about(a, (up + middle) / total, 0.02), "The middle belongs to neither way."),
         (lambda a: about(a, middle / total, 0.02), "That is the share of the middle."),

@@ -1,6 +1,6 @@
 """Notebook 04: names and tensors of a state dict, modes that a load keeps, and memory that a wider type takes."""
 
-from workbook.checks import about, respond
+from workbook.checks import A_NUMBER, about, respond
 
 
 def tensors_behind_names(answer, *, names, tensors):
@@ -16,6 +16,7 @@ def tensors_behind_names(answer, *, names, tensors):
     return respond(
         answer,
         "A file that stores each tensor once needs a list of the other names, or they come back as copies.",
+        A_NUMBER,
         (lambda a: a == names, "That is the number of names. Some tensors have two."),
         (lambda a: a == names - 1, "You have found the tie. Which submodule has two names, and how many tensors does "
          "it hold?"),
@@ -38,7 +39,7 @@ def modes(answer, *, evaluated):
     return respond(
         answer,
         "Every submodule has a mode of its own, and each of them is kept.",
-        (lambda a: isinstance(a, str), "A set of names is wanted, in curly brackets."),
+        (lambda a: not isinstance(a, (set, frozenset, list, tuple)), "A set of names is wanted, in curly brackets."),
         (lambda a: len(set(a)) == 0, "A fresh module is in train mode as a whole, but the loaded one is as it was "
          "saved."),
         (lambda a: "" in set(a), "The module itself is in train mode: after .train() only one part was changed."),
@@ -60,6 +61,7 @@ def peak_memory(answer, *, parameters, stored, computed):
     return respond(
         answer,
         "Three times the file, at a moment when the service has not answered anything yet.",
+        A_NUMBER,
         (lambda a: about(a, file), "That is the file alone. The model that its numbers are copied into takes memory "
          "too."),
         (lambda a: about(a, model), "That is what the model takes in the end. What else is alive while it is filled?"),

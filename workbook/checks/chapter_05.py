@@ -1,6 +1,6 @@
 """Notebook 05: what a save refuses, what workers hold together, and from which size on mapping pays."""
 
-from workbook.checks import about, respond
+from workbook.checks import A_NUMBER, about, are_two_numbers, respond
 
 
 def refused(answer, *, problems):
@@ -43,7 +43,7 @@ def workers_memory(answer, *, workers, size):
     return respond(
         answer,
         "What is copied is paid for by each worker, what is mapped once for all of them.",
-        (lambda a: len(a) != 2, "Two numbers in brackets: with joblib.load, then with deserialise."),
+        (lambda a: not are_two_numbers(a), "Two numbers in brackets: with joblib.load, then with deserialise."),
         (lambda a: about(a[0], size, 0.1), "First number: does a copy belong to one process, or to all?"),
         (lambda a: not about(a[0], workers * size, 0.1), "First number: the copies of all workers together."),
         (lambda a: a[1] < 0.1 * size, "Mapped pages belong to no process alone, but they do take memory, once they "
@@ -67,6 +67,7 @@ def break_even(answer, *, ours, theirs, copying):
     return respond(
         answer,
         "Below that size the copy is cheaper than the audit, above it the copy costs more.",
+        A_NUMBER,
         (lambda a: about(a, ours / copying, 0.02), "The other way pays something for each array as well, before it "
          "copies."),
         (lambda a: about(a, (ours + theirs) / copying, 0.02), "Both pay for each array: only the difference is left "

@@ -5,7 +5,7 @@ import statistics
 
 import numpy as np
 
-from workbook.checks import about, respond
+from workbook.checks import A_NUMBER, about, are_two_numbers, respond
 
 
 def fair_comparison(answer, *, ours, theirs):
@@ -45,7 +45,7 @@ def fair_comparison(answer, *, ours, theirs):
         answer,
         "With the trick on both sides, the rounds are asked one by one, and all of them have to agree.",
         (
-            lambda a: len(a) != 2 or not isinstance(a[1], (bool, np.bool_)),
+            lambda a: not are_two_numbers(a) or not isinstance(a[1], (bool, np.bool_)),
             "Two answers are wanted, in brackets: a number of rounds, and True or False.",
         ),
         (
@@ -93,6 +93,7 @@ def start_with_a_faster_load(answer, *, whole, load, times):
     return respond(
         answer,
         "However fast the load becomes, the rest of the start stays.",
+        A_NUMBER,
         (
             lambda a: about(a, whole / times),
             "Only the load becomes faster, and you have divided the whole start.",
@@ -142,7 +143,10 @@ def starts_until_won_back(answer, *, saving, gains):
     return respond(
         answer,
         "A median alone would have promised the second service a gain that its rounds do not show.",
-        (lambda a: len(a) != len(gains), "Two answers are wanted, one for each service: (…, …)."),
+        (
+            lambda a: not are_two_numbers(a, or_none=True),
+            "Two answers are wanted, one for each service: (…, …).",
+        ),
         (
             lambda a: a[1] is not None,
             "Look at the rounds of the second service one by one: is every start faster than before?",

@@ -1,6 +1,6 @@
 """Checks of notebook 07: what the imports cost, what they read, when waiting memory pays."""
 
-from workbook.checks import about, respond
+from workbook.checks import A_NUMBER, about, respond
 
 
 def share_of_a_package(answer, *, seconds, package="torch"):
@@ -30,6 +30,7 @@ def share_of_a_package(answer, *, seconds, package="torch"):
     return respond(
         answer,
         "This is what is left to pay even if everything else in these imports were free.",
+        A_NUMBER,
         (
             lambda a: about(a, seconds[package]) and not about(a, seconds[package] / whole),
             "Those are its seconds. Divide them by the seconds of all packages.",
@@ -72,6 +73,7 @@ def megabytes_of_source(answer, *, sizes):
     return respond(
         answer,
         "It is little to read, and on a cold disk still one wait for each of the files.",
+        A_NUMBER,
         (lambda a: about(a, source), "Megabytes are wanted: divide the bytes by a million."),
         (
             lambda a: about(a, both / 1e6),
@@ -116,6 +118,7 @@ def starts_an_hour(answer, *, held, fresh, forked, gigabyte, waiting):
     return respond(
         answer,
         "Where somebody waits, a few starts a day are enough; where nobody does, no number of them is.",
+        A_NUMBER,
         (
             lambda a: about(a, memory / won / 3600),
             "The seconds won are a part of an hour: divide them by 3600 before you take the price of an hour.",

@@ -2,7 +2,7 @@
 
 from math import prod
 
-from workbook.checks import about, respond
+from workbook.checks import A_NUMBER, about, respond
 
 
 def forty_voices(answer, *, base, voice):
@@ -24,6 +24,7 @@ def forty_voices(answer, *, base, voice):
     return respond(
         answer,
         "The base is paid for once, so a further voice costs only its adapter.",
+        A_NUMBER,
         (lambda a: about(a, 40 * (base + voice), 0.001), "How often does the base have to be there?"),
         (lambda a: about(a, 40 * base), "That is what forty merged models take."),
         (lambda a: about(a, 40 * voice, 0.01), "Adapters alone answer nothing: what do they stand on?"),
@@ -55,6 +56,7 @@ def int8_bytes(answer, *, shapes):
     return respond(
         answer,
         "What is not quantised counts: here it is the embedding that keeps the file above the half.",
+        A_NUMBER,
         (
             lambda a: about(a, everything, 0.001),
             "You have quantised everything; which tensors stay as they are?",
@@ -86,10 +88,11 @@ def who_refuses(answer, *, read_the_base=("deserialise(voice, verify=True)", "ve
     >>> who_refuses({"one", "two"}, read_the_base=("one", "two"))[:7], who_refuses({"verify(voice)"})[:9]
     ('Right. ', 'Not yet. ')
     """
-    wanted = set(read_the_base)
+    wanted, form = set(read_the_base), "Answer with a set of the four names, written as in the question."
     return respond(
         answer,
         "A fingerprint tells one base from another; whether the bytes are whole only a hash of them can tell.",
+        (lambda a: not isinstance(a, (set, frozenset, list, tuple)), form),
         (
             lambda a: "deserialise(voice)" in a,
             "A load that maps a file compares what the manifests state; it does not read the weights.",
@@ -99,5 +102,5 @@ def who_refuses(answer, *, read_the_base=("deserialise(voice, verify=True)", "ve
             "A saved voice holds the adapter; the base is a saved model of its own.",
         ),
         (lambda a: len(set(a) & wanted) < len(wanted), "One more call reads all bytes of the base."),
-        (lambda a: set(a) != wanted, "Answer with a set of the four names, written as in the question."),
+        (lambda a: set(a) != wanted, form),
     )

@@ -2,7 +2,7 @@
 
 import torch
 
-from workbook.checks import about, respond
+from workbook.checks import A_NUMBER, about, are_two_numbers, respond
 
 
 def least_seconds(answer):
@@ -18,6 +18,7 @@ def least_seconds(answer):
     return respond(
         answer,
         "No loader can be faster than the bytes arrive. With a warm cache none of them has to.",
+        A_NUMBER,
         (lambda a: about(a, 0.875), "Networks are measured in bits, and a byte has eight."),
         (
             lambda a: about(a, 35 / 320),
@@ -40,7 +41,7 @@ def connections(answer):
     return respond(
         answer,
         "The rule takes large steps, so it ends at or above what is needed, as long as the gain is clear.",
-        (lambda a: len(a) != 2, "A pair of numbers, such as (8, 16)."),
+        (lambda a: not are_two_numbers(a), "A pair of numbers, such as (8, 16)."),
         (lambda a: about(a[0], 312.5), "25 Gbit/s are gigabits; divide by eight first."),
         (lambda a: a[0] < 40, "With that many the network is not quite full."),
         (lambda a: a[0] != 40, "Fewer would fill it."),

@@ -2,7 +2,7 @@
 
 import hashlib
 
-from workbook.checks import about, respond
+from workbook.checks import A_NUMBER, about, respond
 
 
 def seconds_of_hashing(answer, *, speed):
@@ -18,6 +18,7 @@ def seconds_of_hashing(answer, *, speed):
     return respond(
         answer,
         "One check where the bytes arrive would do, as long as nobody else writes to that disk.",
+        A_NUMBER,
         (lambda a: about(a, 14e9 / speed), "That is one start; a day has 200."),
         (
             lambda a: about(a, 200 * 14 / speed),

@@ -1,6 +1,6 @@
 """Checks of notebook 11."""
 
-from workbook.checks import about, respond
+from workbook.checks import A_NUMBER, about, respond
 
 
 def memory_of_ten(answer, *, one, four):
@@ -18,6 +18,7 @@ def memory_of_ten(answer, *, one, four):
     return respond(
         answer,
         "The weights are there once, and each replica adds its own process.",
+        A_NUMBER,
         (lambda a: about(a, 10 * one / 1e9), "That has the weights ten times; mapped replicas share them."),
         (lambda a: about(a, 10 * four / 4e9), "A quarter of the four includes a quarter of the weights."),
         (lambda a: about(a, right * 1e9), "In GB, so divide by 1e9."),
@@ -46,6 +47,7 @@ def queue_empty(answer, *, late, arriving, one, two):
     return respond(
         answer,
         "What gathers in one second takes several to go, so each second of lateness counts more than once.",
+        A_NUMBER,
         (lambda a: about(a, late), "Then the queue stops growing, and it is at its longest."),
         (
             lambda a: about(a, late * grows / shrinks),
@@ -80,6 +82,7 @@ def storage_decides(answer, *, storage, node, per_node):
     return respond(
         answer,
         "The size of the model cancels out; only the bandwidths and the number on a machine decide.",
+        A_NUMBER,
         (lambda a: a == equal, "There the two limits are equal."),
         (
             lambda a: about(a, storage / node, 0.11),

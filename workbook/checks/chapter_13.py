@@ -3,7 +3,7 @@
 import math
 import statistics
 
-from workbook.checks import about, respond
+from workbook.checks import A_NUMBER, about, are_two_numbers, respond
 
 
 def seconds_won(answer, *, imports, reading):
@@ -23,6 +23,7 @@ def seconds_won(answer, *, imports, reading):
     return respond(
         answer,
         "The reading hides behind the imports for as long as they last, and no longer.",
+        A_NUMBER,
         (lambda a: about(a, reading), "That is the whole reading. Which part of it runs beside the imports?"),
         (
             lambda a: about(a, reading - imports),
@@ -53,6 +54,7 @@ def size_that_gains_most(answer, *, imports, bandwidth):
     return respond(
         answer,
         "A smaller model leaves the imports with nothing to hide, a larger one waits for its reading.",
+        A_NUMBER,
         (lambda a: a < 1e6, "The answer is a number of bytes, and yours is less than a megabyte."),
         (lambda a: a < 0.95 * best, "At this size the imports could hide more than there is to read."),
         (lambda a: a > 1.05 * best, "At this size a part of the reading finds nothing to hide behind."),
@@ -80,7 +82,10 @@ def starts_until_saved(answer, *, saving, gained):
     return respond(
         answer,
         "What a copy is worth depends on the best that can be had without it.",
-        (lambda a: len(a) != 2, "Two answers are wanted: (against the snippet, against the checkpoint)."),
+        (
+            lambda a: not are_two_numbers(a, or_none=True),
+            "Two answers are wanted: (against the snippet, against the checkpoint).",
+        ),
         *_hints(0, expected[0], "the snippet"),
         *_hints(1, expected[1], "the checkpoint"),
     )
