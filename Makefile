@@ -24,8 +24,11 @@ run: setup
 site: setup
 	$(BIN)/python tools/workbook.py site --stored
 
+# as in a container; otherwise JupyterLab refuses to start
+AS_ROOT = $(if $(filter 0,$(shell id -u)),--allow-root)
+
 lab: setup
-	$(BIN)/jupyter lab --LabApp.app_settings_dir=tools/jupyterlab --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
+	$(BIN)/jupyter lab $(AS_ROOT) --LabApp.app_settings_dir=tools/jupyterlab --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
 
 quick: check
 	$(BIN)/python -m pytest --quiet -m "not slow" helpers workbook tests

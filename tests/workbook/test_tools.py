@@ -1,6 +1,8 @@
 """The tools of the Makefile, where something goes wrong: what fails is named, and nothing is lost."""
 
+import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import nbformat
@@ -31,6 +33,23 @@ def test_a_notebook_that_does_not_end_well_is_named(tmp_path, monkeypatch, cell,
     nbformat.write(notebook, tmp_path / "07_it.ipynb")
     with pytest.raises(SystemExit, match=rf"(?s)07_it\.ipynb failed:.*{said}"):
         workbook.execute(tmp_path / "07_it.ipynb")
+
+
+@pytest.mark.parametrize(("user", "allowed"), [(0, True), (1000, False)])
+def test_jupyterlab_starts_as_root_too(tmp_path, user, allowed):
+    (tmp_path / "id").write_text(f"#!/bin/sh\necho {user}\n")
+    (tmp_path / "id").chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["make", "-n", "lab"],
+        cwd=ROOT,
+        env=os.environ | {"PATH": path},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "/jupyter lab " in done.stdout
+    assert ("--allow-root" in done.stdout) == allowed
 
 
 @pytest.fixture
