@@ -163,6 +163,14 @@ def test_errors_are_words_and_no_tracebacks(folder, request_, said):
     assert result.error in table.row([result], "m")
 
 
+def test_a_module_of_ones_own_is_said_to_be_none_that_the_panel_can_load(folder):
+    error = runs.run(Request("load", str(folder / "linear"))).error
+    assert error.startswith(
+        f"{folder / 'linear'}: is a module whose code is not stored, so the panel cannot load it"
+    )
+    assert "Pass skeleton=" not in error
+
+
 def wait_for(condition):
     end = time.monotonic() + 180
     while not condition() and time.monotonic() < end:
@@ -361,7 +369,7 @@ class TestWidgets:
         panel.load.click()
         finish(panel)
         assert [bool(result.error) for result in panel.results] == [True, True]
-        assert "Cancelled." in panel.table.value and "Pass skeleton=" in panel.table.value
+        assert "Cancelled." in panel.table.value and "the panel cannot load it" in panel.table.value
         assert panel.picture.value == "", "nothing is drawn of what did not run"
         panel.stop.click()
         assert "Nothing is running." in panel.message.value

@@ -58,10 +58,23 @@ def _saved(request):
 
 
 def import_classes(source):
-    """Import what a saved model's class needs, so that the load behind it does not pay for it."""
+    """Import what a saved model's class needs, so that the load behind it does not pay for it.
+
+    Raises
+    ------
+    UnsupportedModel
+        Its code is not stored, and the panel has no way to be given a skeleton.
+    """
     from helpers import inspect
+    from helpers.errors import UnsupportedModel
 
     found = inspect(source)
+    if found.needs_skeleton:
+        raise UnsupportedModel(
+            sources.without_signature(source),
+            "is a module whose code is not stored, so the panel cannot load it",
+            "Load it in a cell: helpers.deserialise(…, skeleton=…).",
+        )
     if found.family == "diffusion_pipeline":
         for part in {tensor.name.partition("/")[0] for tensor in found.tensors}:
             import_classes(f"{source}/{part}")
