@@ -30,11 +30,13 @@ def save(model: torch.nn.Module, folder: Path, trusted: Any) -> Parts:
     """
     name = f"{type(model).__module__}.{type(model).__qualname__}"
     parts = model.named_modules()
-    if scripted := [place for place, part in parts if isinstance(part, torch.jit.ScriptModule)]:
+    if made := [
+        place or "the module itself" for place, part in parts if isinstance(part, torch.jit.ScriptModule)
+    ]:
         raise UnsupportedModel(
             name,
-            f"holds its code in a form of torch.jit ({scripted[0] or 'the module itself'})",
-            "Save what is scripted or traced by torch.jit.save, or pass the module that it was made from.",
+            f"cannot be saved exactly because of {made[0]} (scripted or traced)",
+            "Save that by torch.jit.save, or pass the module that it was made from.",
         )
     tensors, structure = capture(model, name)
     return Parts(name, ("torch",), tensors, structure, {}, {})
