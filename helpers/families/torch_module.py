@@ -29,15 +29,13 @@ def save(model: torch.nn.Module, folder: Path, trusted: Any) -> Parts:
         A part of it is scripted or traced; or as `capture`.
     """
     name = f"{type(model).__module__}.{type(model).__qualname__}"
-    parts = model.named_modules()
-    if made := [
-        place or "the module itself" for place, part in parts if isinstance(part, torch.jit.ScriptModule)
-    ]:
-        raise UnsupportedModel(
-            name,
-            f"cannot be saved exactly because of {made[0]} (scripted or traced)",
-            "Save that by torch.jit.save, or pass the module that it was made from.",
-        )
+    for place, part in model.named_modules():
+        if isinstance(part, torch.jit.ScriptModule):
+            raise UnsupportedModel(
+                name,
+                f"cannot be saved exactly because of {place or 'the module itself'} (scripted or traced)",
+                "Save that by torch.jit.save, or pass the module that it was made from.",
+            )
     tensors, structure = capture(model, name)
     return Parts(name, ("torch",), tensors, structure, {}, {})
 
