@@ -1,5 +1,6 @@
 """An opened model: its manifest, its small files on this machine, its weights wherever they are."""
 
+import hashlib
 import mmap
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -113,7 +114,8 @@ def open_files(
     Raises
     ------
     CorruptFile
-        A file is missing or, with ``verify``, not what was saved; or a manifest cannot be true.
+        A file is missing or, with ``verify``, not what was saved; or a manifest cannot be true, or is not the
+        one that the manifest above it was saved with.
     StorageError
         The storage refuses.
     """
@@ -138,6 +140,8 @@ def open_files(
         below = opened.name(name)
         with storage_errors(f"{below}/{manifest.NAME}", "reading the manifest"):
             raw = (home / name / manifest.NAME).read_bytes()
+        if hashlib.sha256(raw).hexdigest() != record.files.get(f"{name}/{manifest.NAME}"):
+            raise CorruptFile(f"{below}/{manifest.NAME}", "does not belong to the manifest above it", AGAIN)
         child = manifest.parse(raw, f"{below}/{manifest.NAME}")
         opened.children[name] = open_files(
             child,

@@ -1,7 +1,8 @@
 """Diffusers models and whole pipelines come back exactly."""
 
-import inspect
 import json
+import shutil
+from inspect import signature
 
 import diffusers
 import numpy as np
@@ -9,8 +10,9 @@ import pipelines
 import pytest
 import torch
 from equality import assert_same_module, assert_same_tensor
+from faulty import serving
 
-from helpers import deserialise, serialise
+from helpers import deserialise, inspect, serialise
 from helpers.errors import CorruptFile, UnsupportedModel
 from workbook import samples
 
@@ -179,6 +181,25 @@ def test_damage_in_one_component_is_found_and_named(tmp_path):
         deserialise(tmp_path / "p")
 
 
+@pytest.mark.parametrize("key", [None, bytes(32)])
+def test_a_component_of_another_pipeline_is_refused_at_every_load(tmp_path, key):
+    """As after a copy that has replaced a part of the files."""
+    pipeline = pipelines.PIPELINES["ddpm"]()
+    serialise(pipeline, tmp_path / "p", encryption=key)
+    with torch.no_grad():
+        next(pipeline.unet.parameters()).add_(1)
+    serialise(pipeline, tmp_path / "other", encryption=key)
+    shutil.rmtree(tmp_path / "p" / "unet")
+    shutil.copytree(tmp_path / "other" / "unet", tmp_path / "p" / "unet")
+    with serving(tmp_path) as server:
+        for source in (tmp_path / "p", f"{server.url}/p"):
+            with pytest.raises(CorruptFile, match=r"unet/model\.json") as caught:
+                deserialise(source, encryption=key, device="cpu")
+    assert caught.value.remedy
+    with pytest.raises(CorruptFile, match=r"unet/model\.json: does not belong to the manifest above it"):
+        inspect(tmp_path / "p")
+
+
 def test_a_replaced_activation_of_a_unet_is_refused_when_saved(tmp_path):
     model = pipelines.build("UNet2DModel")
     model.conv_act = torch.nn.ReLU()
@@ -262,7 +283,7 @@ def test_what_a_pipeline_and_its_parts_were_told_besides_their_configuration_com
     scheduler.set_shift(3.0)
     guider = diffusers.ClassifierFreeGuidance(guidance_scale=2.5)
     guider.guidance_scale = 4.5
-    parts = dict.fromkeys(inspect.signature(diffusers.HunyuanImagePipeline).parameters)
+    parts = dict.fromkeys(signature(diffusers.HunyuanImagePipeline).parameters)
     parts |= {"tokenizer": transformers.PreTrainedTokenizerFast(tokenizer_object=words)}
     pipeline = diffusers.HunyuanImagePipeline(**parts | {"scheduler": scheduler, "guider": guider})
     pipeline.tokenizer.padding_side = "left"
@@ -387,7 +408,7 @@ def test_a_guider_comes_back_as_it_was(tmp_path, name, enabled):
     if not enabled:
         guider.disable()
     cls = getattr(diffusers, name)
-    parts = dict.fromkeys(inspect.signature(cls).parameters)  # None of the large ones
+    parts = dict.fromkeys(signature(cls).parameters)  # None of the large ones
     if "Video15" in name:  # asks its autoencoder how many channels it has
         parts["vae"] = diffusers.AutoencoderKLHunyuanVideo15(
             latent_channels=4, block_out_channels=(16,) * 5, layers_per_block=1
