@@ -111,7 +111,8 @@ def deserialise(
     UnsupportedModel
         An estimator needs types that are not trusted, or a library is not installed.
     EncryptionError
-        The model is encrypted and the key is missing or wrong; or a key, and it is not.
+        The model is encrypted and the key is missing or wrong; or a key, and it is not; or there is too little
+        memory (256 MiB) for a passphrase.
     ModelError
         There is no such device here, or it has too little memory (then nothing of the model is left on it); no
         such type; ``only`` is no function, or ``trusted`` no list of full names; or ``dtype`` for a quantised

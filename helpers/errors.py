@@ -55,7 +55,7 @@ class UnsupportedModel(ModelError):
 
 
 class EncryptionError(ModelError):
-    """No key, a wrong one, one for a plain file, or no libsodium to use it with."""
+    """No key, a wrong one, one for a plain file, or no libsodium or no memory to use it with."""
 
 
 class StorageError(ModelError):

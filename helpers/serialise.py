@@ -113,7 +113,7 @@ def serialise(
         ``.tensors``, as the address of a single file does; the base of the adapters is there; or the storage
         refuses (no space, no permission).
     EncryptionError
-        The key is malformed, or libsodium is missing.
+        The key is malformed, libsodium is missing, or there is too little memory (256 MiB) for a passphrase.
     ModelError
         A companion has no ``save_pretrained``, or ``trusted`` is no list of full names.
 

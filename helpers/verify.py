@@ -67,7 +67,7 @@ def verify(
     CorruptFile
         Names every damaged tensor, or the file that is missing, cut or not what was saved.
     EncryptionError
-        A wrong key, or one for a plain model.
+        A wrong key, or one for a plain model; or there is too little memory (256 MiB) for a passphrase.
     UnsupportedModel
         It is in S3, and boto3 is not installed.
     StorageError

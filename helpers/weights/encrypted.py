@@ -83,7 +83,7 @@ class Encrypted(Private):
         CorruptFile
             It is damaged.
         EncryptionError
-            The key does not open it.
+            The key does not open it, or there is too little memory to make it of the passphrase.
         torch.OutOfMemoryError
             The memory does not suffice to decrypt a tensor.
         """
@@ -135,6 +135,7 @@ class Encrypted(Private):
                     filter_func=lambda stored: str(stored).removeprefix(".") in names,
                 ) as file,
             ):
+                keys.derive_once(file)
                 for stored in list(file.keys()):
                     try:
                         file[stored]

@@ -1,11 +1,15 @@
 """Keys and passphrases of encrypted models. They are stored nowhere."""
 
 import os
+import threading
+import types
 from typing import Any
 
 from helpers.errors import EncryptionError
 
 _KEY_BYTES = 32
+_PASSES, _MEMORY = 3, 256 << 20  # of Argon2, which makes a key of a passphrase: what libsodium calls moderate
+_ARGON2ID = 2  # libsodium's number of it
 
 
 def kind_of(encryption: object) -> str:
@@ -59,15 +63,15 @@ def to_write(encryption: object) -> Any:
     Raises
     ------
     EncryptionError
-        The key is malformed, or libsodium is missing.
+        The key is malformed, libsodium is missing, or Argon2 gets too little memory.
     """
     if not kind_of(encryption):
         return None
     from tensorizer import EncryptionParams
 
-    return _made(
-        EncryptionParams.from_string if isinstance(encryption, str) else EncryptionParams, encryption
-    )
+    if isinstance(encryption, str):
+        return _made(EncryptionParams.from_string, encryption, opslimit=_PASSES, memlimit=_MEMORY)
+    return _made(EncryptionParams, encryption)
 
 
 def to_read(encryption: object) -> Any:
@@ -84,12 +88,45 @@ def to_read(encryption: object) -> Any:
     return _made(DecryptionParams.from_string if text else DecryptionParams.from_key, encryption)
 
 
-def _made(make, encryption):
+def derive_once(file: Any) -> None:
+    """Let the threads of an open file make one key of a passphrase together, and at no other cost than ours.
+
+    Each of tensorizer's readers would make it by itself, with 256 MiB. And a damaged cost in the header of a
+    tensor may ask for days that no Ctrl-C ends: such a tensor counts as one that the key does not open.
+
+    Parameters
+    ----------
+    file : tensorizer.TensorDeserializer
+        Its threads do not read yet.
+    """
+    from tensorizer import CryptographyError
+
+    theirs, lock = file._key_derivation, threading.Lock()
+
+    def key(method: Any) -> bytes:
+        if (method.opslimit, method.memlimit, method.alg) != (_PASSES, _MEMORY, _ARGON2ID):
+            raise CryptographyError("not what a save writes")
+        with lock:
+            return _made(theirs.key, method)  # which keeps it for the next one
+
+    if theirs is not None:  # it is a passphrase
+        file._key_derivation = types.SimpleNamespace(key=key)
+
+
+def _made(make, *given, **cost):
+    from tensorizer._crypt import CryptographyError  # the root of the one that tensorizer shows
+
     try:
-        return make(encryption)
+        return make(*given, **cost)
     except RuntimeError:
         raise EncryptionError(
             "encryption=",
             "needs libsodium, which is not installed",
             "Debian, Ubuntu: apt-get install libsodium23; macOS: brew install libsodium; conda: libsodium.",
+        ) from None
+    except CryptographyError:  # all that is left to go wrong
+        raise EncryptionError(
+            "encryption=",
+            f"needs {_MEMORY >> 20} MiB of memory to make a key of the passphrase, and does not get them",
+            "Free memory or raise its limit, or save the model with a key of bytes instead.",
         ) from None

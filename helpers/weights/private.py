@@ -12,7 +12,7 @@ from helpers.progress import progress_bar
 from helpers.storage import memory
 from helpers.storage.http import Changed
 from helpers.timeline import phase
-from helpers.weights import onto_gpu, ring
+from helpers.weights import keys, onto_gpu, ring
 from helpers.weights.mapped import Mapped
 from helpers.weights.tensors import Tensors, dtype_name, view
 
@@ -124,6 +124,8 @@ def read(
         The storage refuses.
     torch.OutOfMemoryError
         The device, or the CPU, has too little memory; or another fault of the device (torch.AcceleratorError).
+    EncryptionError
+        There is too little memory to make a key of a passphrase.
     tensorizer.CryptographyError
         The key does not open a tensor.
     """
@@ -146,6 +148,7 @@ def read(
                 filter_func=lambda name: str(name).removeprefix(".") in expected,
             ) as file,
         ):
+            keys.derive_once(file)
             for _, _, stored, parameter in file.read_tensors():
                 name = str(stored).removeprefix(".")
                 if file._cache[(stored,)].header.data_length != expected[name].nbytes:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import resource
+import shutil
 import struct
 import subprocess
 import sys
@@ -15,6 +17,7 @@ from equality import assert_same_module
 from faulty import serving
 from odd_modules import ALL as ODD
 from tensorizer import TensorDeserializer
+from tensorizer._crypt import PWHash
 from torch import nn
 
 import helpers
@@ -124,6 +127,72 @@ def test_a_wrong_passphrase_and_a_key_for_a_plain_model(tmp_path):
             load(path)
     with pytest.raises(EncryptionError, match="is not encrypted"):
         helpers.verify(tmp_path / "plain", encryption=KEY)
+
+
+@pytest.fixture(scope="module")
+def phrased(tmp_path_factory):
+    path = tmp_path_factory.mktemp("phrased") / "m"
+    serialise(build(), path, encryption=PHRASE)
+    return path
+
+
+@pytest.fixture
+def derived(monkeypatch):
+    """The salts with which a key was made of a passphrase so far."""
+    calls = []
+
+    def count(self, *rest, real=PWHash.hash):
+        calls.append(bytes(self.salt))
+        return real(self, *rest)
+
+    monkeypatch.setattr(PWHash, "hash", count)
+    return calls
+
+
+def test_a_load_makes_one_key_of_a_passphrase(phrased, derived):
+    assert_same_module(build(), load(phrased, encryption=PHRASE, readers=8))
+    assert len(derived) == 1  # not one a thread, with 256 MiB each
+
+
+@pytest.mark.parametrize(
+    ("field", "bit", "check"),
+    [
+        (0, 5, load),
+        (0, 28, helpers.verify),  # Argon2 would take days, and no Ctrl-C ends it
+        (8, 20, helpers.verify),
+        (8, 48, load),
+    ],
+)
+def test_a_damaged_cost_of_a_passphrase_names_the_tensor_and_is_never_paid(
+    phrased, derived, tmp_path, field, bit, check
+):
+    path = shutil.copytree(phrased, tmp_path / "m") / "model.tensors"
+    whole = bytearray(path.read_bytes())
+    place = whole.index(struct.pack("<QQ", 3, 256 << 20)) + field  # of the first tensor
+    whole[place + bit // 8] ^= 1 << bit % 8
+    path.write_bytes(whole)
+    with pytest.raises(CorruptFile, match=r"1 of 9 tensors are damaged: 0\.weight"):
+        check(path.parent, encryption=PHRASE)
+    assert len(set(derived)) == 1 and len(derived) <= 3
+
+
+def test_too_little_memory_for_a_passphrase_is_no_damage(phrased, tmp_path):
+    with open("/proc/self/statm") as file:
+        taken = int(file.read().split()[0]) * resource.getpagesize()
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (taken + (200 << 20), before[1]))
+    try:
+        for action in (
+            lambda: load(phrased, encryption=PHRASE, readers=1),
+            lambda: helpers.verify(phrased, encryption=PHRASE),
+            lambda: serialise(build(), tmp_path / "new", encryption=PHRASE),
+        ):
+            with pytest.raises(EncryptionError, match="needs 256 MiB of memory to make a key") as caught:
+                action()
+            assert caught.value.remedy
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+    assert not list(tmp_path.iterdir())
 
 
 def test_it_is_never_mapped(saved):
