@@ -90,7 +90,8 @@ def serialise(
     overwrite : bool
         Replace a saved model that exists there.
     companions : iterable
-        Tokenizers, processors, anything with ``save_pretrained``, saved beside the model.
+        Tokenizers, processors, anything with ``save_pretrained``, saved beside the model. None may write a
+        ``model.json`` or a ``model.tensors``.
     trusted : sequence of str
         For estimators: full names of types that are not scikit-learn's own and may be saved.
     encryption : bytes or str, optional
@@ -110,8 +111,8 @@ def serialise(
         in S3, and boto3 is not installed.
     StorageError
         The destination exists, is a mount point or holds files that no save has written; in S3 it ends in
-        ``.tensors``, as the address of a single file does; the base of the adapters is there; or the storage
-        refuses (no space, no permission).
+        ``.tensors``, as the address of a single file does; the base of the adapters is there; a companion writes
+        a file that another part writes; or the storage refuses (no space, no permission).
     EncryptionError
         The key is malformed, libsodium is missing, or there is too little memory (256 MiB) for a passphrase.
     ModelError
@@ -275,6 +276,12 @@ def _save_companions(companions, folder):
         companion.save_pretrained(str(aside))
         for path in sorted(aside.rglob("*")):
             target = folder / path.relative_to(aside)
+            if path.name in (manifest.NAME, manifest.TENSORS):  # in a subdirectory it would be a model inside
+                raise StorageError(
+                    path.relative_to(aside).as_posix(),
+                    f"is written by the {type(companion).__name__}, and a saved model has a file of that name",
+                    "Save it to a directory of its own.",
+                )
             if path.is_dir():
                 target.mkdir(exist_ok=True)
             elif target.exists() and target.read_bytes() != path.read_bytes():

@@ -441,6 +441,18 @@ def test_companions_that_would_overwrite_each_other_are_refused(tmp_path):
     assert not (tmp_path / "b").exists()
 
 
+@pytest.mark.parametrize("name", ["model.json", "model.tensors", "sub/model.json", "sub/sub/model.tensors"])
+def test_a_companion_that_writes_a_file_of_a_saved_model_is_refused(saved, name):
+    class Companion:
+        def save_pretrained(self, folder):
+            (Path(folder) / name).parent.mkdir(parents=True, exist_ok=True)
+            (Path(folder) / name).write_text("{}")
+
+    with pytest.raises(StorageError, match=f"^{name}: is written by the Companion, and a saved model has"):
+        serialise(build(), saved, companions=[Companion()], overwrite=True)
+    assert deserialise(saved, skeleton=build, device="cpu")  # what was there before
+
+
 def test_no_space_for_the_file_is_said_and_nothing_is_left(tmp_path):
     """A real limit of the operating system on the size of a file, met in the middle of the write."""
     code = f"""
