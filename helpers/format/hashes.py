@@ -22,7 +22,8 @@ def compare(
 ) -> None:
     """Hash every record of a file and compare it with the hash in its header and with that in the manifest.
 
-    The header alone would let in a record of another version, which is whole in itself.
+    The header alone would let in a record of another version, which is whole in itself. A bare file has no
+    manifest: there the header has to say what the index says, which no hash covers.
 
     Parameters
     ----------
@@ -54,7 +55,8 @@ def compare(
             digest.update(data[len(head) :])
             found = digest.digest()
             is_the_one = expected[entry.name] in ("", found.hex())
-            return len(head) == entry.offset - start and found == stated and is_the_one
+            is_described = len(head) == entry.offset - start and layout.is_header_of(head, entry)
+            return is_described and found == stated and is_the_one
 
     total = sum(entry.nbytes for entry, _ in records)
     bad = []

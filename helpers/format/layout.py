@@ -171,6 +171,26 @@ def header(entry: Entry, start: int) -> tuple[bytearray, int]:
     return raw, len(fields)
 
 
+def is_header_of(head: bytes, entry: Entry) -> bool:
+    """Whether a record's header says of its tensor what the index says: name, kind, type and shape.
+
+    Parameters
+    ----------
+    head : bytes
+        As from `stored_hash`.
+    entry : Entry
+
+    Returns
+    -------
+    bool
+    """
+    _, _, kind, length = _START.unpack_from(head)
+    name, rest = _description(entry)
+    found, end = head[_START.size : _START.size + length], _START.size + length
+    is_named = found.removeprefix(b".") == name.removeprefix(b".")
+    return is_named and kind == KINDS[entry.kind] and head[end : end + len(rest)] == rest
+
+
 def future_version(raw: Any) -> int | None:
     """The data version that a .tensors file states, if it is newer than every version known here.
 
@@ -288,6 +308,8 @@ def _read_index(raw):
         if offset + nbytes > len(raw):
             raise ValueError(f"is cut off: {name!r} ends at byte {offset + nbytes}, the file at {len(raw)}")
         found.append((entry, start))
+    if raw[at:end].strip(b"\0"):  # the stock writer leaves zeros there
+        raise ValueError("has an index of more tensors than it counts")
     return found
 
 

@@ -10,8 +10,8 @@ from equality import assert_same_module, assert_same_tensor, bits
 from tensorizer import TensorDeserializer, TensorSerializer
 from torch import nn
 
-from helpers import deserialise, deserialise_saved_model, serialise, serialise_model
-from helpers.errors import SkeletonMismatch, UnsupportedModel
+from helpers import deserialise, deserialise_saved_model, serialise, serialise_model, verify
+from helpers.errors import CorruptFile, SkeletonMismatch, UnsupportedModel
 from helpers.format import layout
 from helpers.format.layout import DTYPES
 from helpers.weights import mapped as mapping
@@ -106,6 +106,26 @@ def test_every_type_agrees_with_stock_tensorizer(tmp_path, dtype):
     raw_map = mapping.open_map(tmp_path / "stock", "stock")
     ((entry, _),) = layout.read_index(raw_map)
     assert_same_tensor("x", tensors.view(raw_map, entry), tensor)
+
+
+@pytest.mark.parametrize("save", [serialise_model, stock_file])
+def test_an_index_that_contradicts_the_records_is_damage_of_a_bare_file(tmp_path, save):
+    """No hash covers the index, and a bare file has no manifest that would state it."""
+    path = tmp_path / "bare.tensors"
+    save(odd_modules.Everything(), path)
+    names = [entry.name for entry, _ in layout.read_index(path.read_bytes())]
+    assert verify(path).tensors == len(names)
+    whole = bytearray(path.read_bytes())
+    for place in (whole.index(b"scale"), whole.index(b"scale") + 5):  # a letter of the name, the kind
+        damaged = whole.copy()
+        damaged[place] ^= 1
+        path.write_bytes(damaged)
+        with pytest.raises(CorruptFile, match=f"1 of {len(names)} tensors are damaged: "):
+            verify(path)
+    whole[layout.MARK_AT + 8] -= 1  # the number of tensors
+    path.write_bytes(whole)
+    with pytest.raises(CorruptFile, match="has an index of more tensors than it counts"):
+        verify(path)
 
 
 @pytest.mark.parametrize("mapped", [True, False])
