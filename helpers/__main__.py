@@ -163,6 +163,8 @@ def main(arguments: list[str] | None = None) -> int:
     >>> main(["verify", "absent"])
     1
     """
+    with contextlib.suppress(AttributeError):  # it may be closed, or a notebook's
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names may be Greek
     given: Any = _parser().parse_args(arguments)
     try:
         found, said = given.do(given)
@@ -173,8 +175,13 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
     try:
         print(json.dumps(found) if given.json else said)
-        sys.stdout.flush()
-    except BrokenPipeError:  # whoever reads has seen enough, as `head` does
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError):  # else whoever reads has seen enough, as `head` does
+            remedy = f"What {given.command} does is done; let its output go where there is room."
+            told = errors.StorageError("standard output", f"takes no result ({error.strerror})", remedy)
+            print(told, file=sys.stderr)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more as it ends
         return 1
     return 0

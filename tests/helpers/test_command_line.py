@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -322,6 +323,31 @@ from helpers.__main__ import main
 plain, own = sys.argv[1:]
 assert [main(["record", *given]) for given in ([plain], ["--json", plain], [own])] == [0, 0, 1]
 """
+
+
+@pytest.mark.parametrize(
+    ("redirection", "status", "said"),
+    [
+        (">&-", 0, ""),
+        (
+            "> /dev/full",
+            1,
+            r"standard output: takes no result \(No space left on device\)\. What inspect does .*\n",
+        ),
+        ("| cat", 0, ""),
+    ],
+)
+def test_an_output_that_cannot_be_written_ends_in_no_traceback(tmp_path, redirection, status, said):
+    serialise(torch.nn.Linear(2, 2), tmp_path / "μοντέλο")
+    command = f"set -o pipefail; {sys.executable} -m helpers inspect {tmp_path}/μοντέλο {redirection}"
+    done = subprocess.run(
+        ["bash", "-c", command],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONIOENCODING": "latin-1"},
+    )
+    assert done.returncode == status and re.fullmatch(said, done.stderr)
+    assert ("\\u03bc" in done.stdout) == (redirection == "| cat")
 
 
 def test_a_recording_says_no_secret_of_an_address_and_an_error_is_one_sentence(tmp_path):
