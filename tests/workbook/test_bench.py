@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import architectures
 import diffusers
+import psutil
 import pytest
 import torch
 
@@ -95,7 +96,16 @@ def bench(*arguments, **options):
 
 
 def scratch_left():
-    return list(paths.CACHE.glob(".bench-*"))
+    """The folders of this process and of those that have ended; a benchmark that runs elsewhere uses its own."""
+    owners = {folder: int(folder.name.split("-")[1]) for folder in paths.CACHE.glob(".bench-*-*")}
+    return {folder for folder, pid in owners.items() if pid == os.getpid() or not psutil.pid_exists(pid)}
+
+
+@pytest.fixture
+def nothing_left():
+    before = scratch_left()
+    yield
+    assert scratch_left() <= before
 
 
 def start(route, total, state="all cold", turn=0, load=0.5):
@@ -103,6 +113,7 @@ def start(route, total, state="all cold", turn=0, load=0.5):
     return {"route": route, "state": state, "round": turn, "total": total, "phases": phases}
 
 
+@pytest.mark.usefixtures("nothing_left")
 def test_a_users_own_model_is_measured_by_several_routes(tiny, tmp_path):
     done = bench(
         "--model",
@@ -137,7 +148,6 @@ def test_a_users_own_model_is_measured_by_several_routes(tiny, tmp_path):
     assert len(result["saving"]["serialise"]) == 1
     assert "process to token" in done.stdout and "plain cold read" in done.stdout
     assert (tmp_path / "p-warm.png").stat().st_size > 5000
-    assert scratch_left() == []
 
 
 @pytest.mark.usefixtures("asked_before")
@@ -570,15 +580,16 @@ def test_the_files_of_a_model_in_a_folder_above_stay_in_the_scratch_folder(tiny,
     assert models.prepare("..", {"hf"}, tmp_path / "s").folder == tmp_path / "s" / "tiny"
 
 
+@pytest.mark.usefixtures("nothing_left")
 @pytest.mark.parametrize("part", [memory, standby, scaling, variants], ids=lambda part: part.__name__)
 def test_every_measurement_ends_with_a_sentence_where_there_is_no_such_model(part, monkeypatch):
     monkeypatch.setattr("workbook.replicas.require_ray", lambda: None)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     with pytest.raises(SystemExit, match="/nowhere/at/all: is no model of the benchmark. Choose smollm2"):
         part.main("/nowhere/at/all")
-    assert scratch_left() == []
 
 
+@pytest.mark.usefixtures("nothing_left")
 def test_the_files_of_a_users_model_are_there_while_its_starts_from_a_store_are_timed(
     tiny_files, tmp_path, monkeypatch
 ):
@@ -594,7 +605,6 @@ def test_the_files_of_a_users_model_are_there_while_its_starts_from_a_store_are_
     monkeypatch.setattr(sys, "argv", ["remote", "--model", "mine"])
     remote.main()
     assert there == [True, True]
-    assert scratch_left() == []
 
 
 def test_what_a_killed_run_has_left_goes_at_the_next_start(tiny_files, tmp_path, monkeypatch):
@@ -616,9 +626,9 @@ def test_an_unknown_model_is_refused(tmp_path):
         models.prepare("gpt-17", {"hf"}, tmp_path)
 
 
-def is_gone(group, patience):
+def is_gone(group):
     """Whether no process of a group is left; multiprocessing's tracker ends a moment after its parent."""
-    end = time.monotonic() + patience
+    end = time.monotonic() + 60
     while time.monotonic() < end:
         try:
             os.killpg(group, 0)
@@ -628,6 +638,7 @@ def is_gone(group, patience):
     return False
 
 
+@pytest.mark.usefixtures("nothing_left")
 def test_ctrl_c_keeps_the_finished_rounds_and_leaves_nothing(tiny, tmp_path):
     command = [sys.executable, "-c", ASKED_BEFORE + BENCH, "--model", tiny, "--rounds", "50"]
     command += [
@@ -649,19 +660,16 @@ def test_ctrl_c_keeps_the_finished_rounds_and_leaves_nothing(tiny, tmp_path):
         # a shell lets its background jobs ignore Ctrl-C, and what they start inherits that
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
-        seen = ""
-        while "round 1/50" not in seen:
-            seen += process.stdout.readline()
-        time.sleep(0.5)
-        os.killpg(process.pid, signal.SIGINT)  # as the terminal does: to all of them
-        out, err = process.communicate(timeout=60)
+        if any("round 1/50" in line for line in process.stdout):  # otherwise it has failed before
+            time.sleep(0.5)
+            os.killpg(process.pid, signal.SIGINT)  # as the terminal does: to all of them
+        out, err = process.communicate(timeout=300)
     assert process.returncode == 130, err
     assert "the rounds that are finished are kept" in out
-    result = json.loads((tmp_path / "r.json").read_text())
-    assert {entry["round"] for entry in result["runs"]} == {0}
+    rounds = [entry["round"] for entry in json.loads((tmp_path / "r.json").read_text())["runs"]]
+    assert 0 < len(rounds) < 50 and rounds == [*range(len(rounds))]
     assert "process to token" in out
-    assert scratch_left() == []
-    assert is_gone(process.pid, patience=5)
+    assert is_gone(process.pid)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the page cache can be asked and emptied on Linux alone")
