@@ -1,8 +1,17 @@
 """Shared fixtures. Tests never reach the hub."""
 
+import contextlib
 import os
 
 import pytest
+
+with contextlib.suppress(ModuleNotFoundError):  # a machine that is lent for its GPU has it not
+    from hypothesis import HealthCheck, settings
+
+    # how long an example takes says something about the machine alone; how to repeat one that failed is printed
+    slow = [HealthCheck.too_slow]
+    settings.register_profile("tests", deadline=None, print_blob=True, suppress_health_check=slow)
+    settings.load_profile("tests")
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

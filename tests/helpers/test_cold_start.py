@@ -69,7 +69,7 @@ def recorded(source):
     return found and [name for name, _ in found]
 
 
-def until(condition, seconds=10):
+def until(condition, seconds=60):
     end = time.monotonic() + seconds
     while not condition() and time.monotonic() < end:
         time.sleep(0.01)
@@ -197,7 +197,7 @@ def test_a_pipe_in_the_place_of_a_library_is_not_waited_for(tmp_path):
     recording.write(str(path), "first", [(str(tmp_path / "library.so"), None)])
     script = Path(recording.__file__).with_name("read_ahead.py")
     command = [sys.executable, "-I", "-S", script, str(os.getpid()), "", path, "first", f"{tmp_path}/"]
-    subprocess.run(command, check=True, timeout=10)
+    subprocess.run(command, check=True, timeout=60)
 
 
 def test_a_cache_directory_that_cannot_be_written_is_said_and_stops_nothing(weights, tmp_path):
@@ -458,13 +458,13 @@ def test_blocks_in_threads_put_the_collector_back_at_the_end_of_the_last(home, t
 
     def work():
         with cold_start(tmp_path):
-            inside.wait(10)
-            leave.wait(10)
+            inside.wait(60)
+            leave.wait(60)
 
     threads = [threading.Thread(target=work) for _ in range(2)]
     for thread in threads:
         thread.start()
-    inside.wait(10)
+    inside.wait(60)
     assert not gc.isenabled()
     leave.set()
     for thread in threads:

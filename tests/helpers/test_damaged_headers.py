@@ -68,7 +68,7 @@ def check(path, key, whole, at, bit):
     return None
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_a_flipped_bit_changes_nothing_or_is_an_error_of_the_file(kept, data):
     path, key, whole, beside = kept

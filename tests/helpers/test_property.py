@@ -8,7 +8,7 @@ import hidden
 import pytest
 import torch
 from equality import assert_same_module, assert_same_tensor
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -194,13 +194,13 @@ def assert_comes_back_equal(module, mapped, verify):
     return loaded
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150)
 @given(modules(), st.booleans(), st.booleans())
 def test_any_module_comes_back_equal(module, mapped, verify):
     assert_comes_back_equal(module, mapped, verify)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150)
 @given(modules(more=["hidden", "hook", "hidden", "hook"]))
 def test_a_module_with_hidden_tensors_is_refused_with_each_place(module):
     places = {}  # of each module that hides something: the names that it may be called by
@@ -226,7 +226,7 @@ def walk(held):
     return [held, *(each for part in parts for each in walk(part))]
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150)
 @given(modules(more=["view", "view", "view"]), st.booleans())
 def test_views_come_back_as_views_or_are_refused(module, mapped):
     try:

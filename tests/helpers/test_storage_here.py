@@ -24,7 +24,7 @@ pytestmark = pytest.mark.alone  # it looks at the page cache and at times
 linux = pytest.mark.skipif(sys.platform != "linux", reason="as Linux shows it")
 
 
-def wait_until(condition, seconds=10):
+def wait_until(condition, seconds=60):
     end = time.monotonic() + seconds
     while not condition() and time.monotonic() < end:
         time.sleep(0.01)

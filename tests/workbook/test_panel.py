@@ -349,8 +349,8 @@ class TestWidgets:
         assert len(panel.results) == 2
         assert "Done in" in panel.message.value and 'aria-live="polite"' in panel.message.value
         assert 'aria-label="Timeline: llama, load' in panel.picture.value
-        low, high = sorted(f"{result.seconds:.2f}" for result in panel.results)
-        assert f"[{low}, {high}] of 2" in panel.table.value
+        low, high = sorted(result.seconds for result in panel.results)
+        assert f"[{low:.2f}, {high:.2f}] of 2" in panel.table.value
         first, *rows = csv.DictReader(table.as_csv(panel.results).splitlines())
         assert len(rows) == 1
         assert float(first["imports"]) > 0 and first["verify"] == "n/a" and first["round"] == "1"

@@ -28,7 +28,7 @@ def net(tmp_path, content):
         yield found
 
 
-def read(net, name, timeout=5):
+def read(net, name, timeout=60):
     with urllib.request.urlopen(f"{net.address}/{name}", timeout=timeout) as answer:
         return answer.read()
 
@@ -53,16 +53,16 @@ def test_a_stalled_connection_brings_nothing_until_the_reader_gives_up(net, cont
     net.faults = ["stall"]
     start = time.monotonic()
     with pytest.raises(TimeoutError):
-        read(net, "large", timeout=0.5)
-    assert 0.5 <= time.monotonic() - start < 3
+        read(net, "large", timeout=1)
+    assert 1 <= time.monotonic() - start < 10
     assert net.met == ["stall"]
 
 
 def test_nothing_is_left_behind_even_where_a_connection_stalls(tmp_path, content):
-    before = threading.active_count()
+    before = set(threading.enumerate())
     with servers.web_server(tmp_path) as address, servers.network(address) as net:
         net.faults = ["stall"]
-        stalled = urllib.request.urlopen(f"{net.address}/large", timeout=5)
+        stalled = urllib.request.urlopen(f"{net.address}/large", timeout=60)
         time.sleep(0.3)
     stalled.close()
-    assert threading.active_count() == before
+    assert set(threading.enumerate()) <= before
