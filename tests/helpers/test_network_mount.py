@@ -114,7 +114,7 @@ def test_prefetch_reads_there_too(mount):
     path = mount / "ours" / "model.tensors"
     pagecache.evict(path)
     prefetch(mount / "ours")
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while pagecache.resident(path) < 1 and time.monotonic() < end:
         time.sleep(0.05)
     assert pagecache.resident(path) == 1

@@ -140,20 +140,20 @@ def test_a_file_that_cannot_be_written_is_named(store, tmp_path):
 
 
 def test_an_error_elsewhere_ends_the_tries(server, store, monkeypatch):
-    monkeypatch.setattr(fetch, "_PAUSE", 1)
+    monkeypatch.setattr(fetch, "_PAUSE", 20)
     server.always, stopping = "503", threading.Event()
-    threading.Timer(0.3, stopping.set).start()
+    server.on_request = lambda path: threading.Timer(0.3, stopping.set).start()
     start = time.monotonic()
     with pytest.raises(StorageError, match="failed 2 times; the last error was: the server answers 503"):
         fetch.into_memory(store, "some.tensors", stopping=stopping)
-    assert time.monotonic() - start < 0.9
+    assert time.monotonic() - start < 10
     with pytest.raises(StorageError, match="nobody waits"):
         fetch.into_memory(store, "some.tensors", stopping=stopping)
 
 
 def test_an_error_in_the_skeleton_does_not_wait_for_the_network(server, monkeypatch):
     monkeypatch.setattr(http, "TIMEOUT", 0.5)
-    monkeypatch.setattr(fetch, "_PAUSE", 1)
+    monkeypatch.setattr(fetch, "_PAUSE", 20)
     serialise(nn.Linear(3, 2), server.root / "m")
     server.always = "stall"
 
@@ -163,7 +163,7 @@ def test_an_error_in_the_skeleton_does_not_wait_for_the_network(server, monkeypa
     start = time.monotonic()
     with pytest.raises(RuntimeError, match="the skeleton is broken"):
         deserialise(f"{server.url}/m", skeleton=broken)
-    assert time.monotonic() - start < 1.5
+    assert time.monotonic() - start < 10
 
 
 def test_a_transfer_that_is_no_longer_wanted_ends_in_the_middle(server, store):

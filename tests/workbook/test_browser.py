@@ -50,11 +50,11 @@ def lab(tmp_path_factory, browser):
     with open(folder / "log", "w") as log:
         server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     try:
-        wait_until(lambda: answers(port, token), 60)
+        wait_until(lambda: answers(port, token), 180)
         yield lambda name: open_notebook(browser, port, token, folder / "notebooks", name)
     finally:
         server.terminate()  # ends its kernels too
-        server.wait(30)
+        server.wait(120)
 
 
 def answers(port, token):
@@ -77,7 +77,7 @@ def wait_until(condition, seconds):
 
 def open_notebook(browser, port, token, folder, name):
     page = browser.new_page(viewport={"width": 1300, "height": 1000})
-    page.set_default_timeout(30_000)
+    page.set_default_timeout(120_000)
     page.goto(f"http://127.0.0.1:{port}/lab/workspaces/{name}/tree/{name}.ipynb?reset&token={token}")
     page.wait_for_selector(".jp-Notebook .jp-CodeCell")
     page.wait_for_selector("text=Python 3 (ipykernel) | Idle")
@@ -92,7 +92,7 @@ def open_notebook(browser, port, token, folder, name):
         page.wait_for_selector("text=Python 3 (ipykernel) | Idle")
         before = (folder / f"{name}.ipynb").stat().st_mtime_ns  # it may have saved itself in between
         page.keyboard.press("Control+s")
-        wait_until(lambda: (folder / f"{name}.ipynb").stat().st_mtime_ns > before, 30)
+        wait_until(lambda: (folder / f"{name}.ipynb").stat().st_mtime_ns > before, 120)
         time.sleep(0.5)
         return nbformat.read(folder / f"{name}.ipynb", 4)
 
@@ -264,7 +264,7 @@ def test_make_lab_opens_the_first_notebook_and_no_news(browser, tmp_path):
             cwd=ROOT, env=os.environ | fresh, stdout=log, stderr=log,
         )  # fmt: skip
     try:
-        wait_until(lambda: answers(port, "t"), 60)
+        wait_until(lambda: answers(port, "t"), 180)
         (address,) = set(re.findall(r"http://127\.0\.0\.1\S*/lab\S*", (tmp_path / "log").read_text()))
         page = browser.new_page()
         page.goto(address.split("?")[0] + "?token=t")
@@ -275,4 +275,4 @@ def test_make_lab_opens_the_first_notebook_and_no_news(browser, tmp_path):
         page.close()
     finally:
         server.terminate()
-        server.wait(30)
+        server.wait(120)

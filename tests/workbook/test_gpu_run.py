@@ -58,7 +58,7 @@ def test_one_command_runs_tests_and_benchmark_and_writes_what_it_found(tiny, tmp
 def test_without_time_left_it_says_so_and_writes_what_it_has(tmp_path):
     command = [sys.executable, "tools/gpu.py", "--device", "cpu", "--parts", "tests,7b", "--limit", "1"]
     own = os.environ | {"OUT": str(tmp_path / "out")}
-    done = subprocess.run(command, cwd=ROOT, env=own, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, env=own, capture_output=True, text=True, timeout=300)
     found = json.loads((tmp_path / "out" / "gpu.json").read_text())
     assert "tests" not in found and "bench" not in found
     assert "check" in found["cut"] or found["skipped"] == {
@@ -101,7 +101,7 @@ print(child.pid, flush=True)
 time.sleep(60)
 """
     said = session.run("part", ["-c", code], 4)
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while time.monotonic() < end and is_there(int(said)):
         time.sleep(0.1)
     assert not is_there(int(said))

@@ -341,7 +341,7 @@ class TestWidgets:
         panel.rounds.value = 2
         start = time.perf_counter()
         panel.load.click()
-        assert time.perf_counter() - start < 0.5, "the kernel goes on answering"
+        clicked = time.perf_counter() - start
         panel.load.click()
         assert "A run is under way" in panel.message.value
         assert not panel.load.disabled, "a button that is disabled loses the keyboard's focus"
@@ -350,6 +350,7 @@ class TestWidgets:
         assert "Done in" in panel.message.value and 'aria-live="polite"' in panel.message.value
         assert 'aria-label="Timeline: llama, load' in panel.picture.value
         low, high = sorted(result.seconds for result in panel.results)
+        assert clicked < 0.2 * low, "the kernel goes on answering"
         assert f"[{low:.2f}, {high:.2f}] of 2" in panel.table.value
         first, *rows = csv.DictReader(table.as_csv(panel.results).splitlines())
         assert len(rows) == 1
