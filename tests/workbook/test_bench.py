@@ -141,7 +141,7 @@ def test_a_users_own_model_is_measured_by_several_routes(tiny, tmp_path):
         assert 0 < entry["phases"]["load"] < entry["total"]
         assert entry["peak_rss"] > entry["private"] > 0
         assert sum(report.parts(entry).values()) == pytest.approx(entry["total"])
-    assert {r["token"] for r in runs if "token" in r} == {runs[0]["token"]}
+    assert len({r["token"] for r in runs if "token" in r}) == 1
     cold = [r for r in runs if r["state"] == "all cold"]
     assert {r["emptied"] for r in cold} <= {"drop_caches", "evicted one by one"}
     assert all(0 <= r["libraries"] <= 1 for r in cold)
@@ -162,6 +162,15 @@ def test_a_route_that_fails_does_not_stop_the_others(tiny_files, tmp_path):
     assert "failed" not in good
     assert bad["failed"]
     assert bad["failed"] in report.table(result)
+    assert "came to no first token" not in report.table(result)
+
+
+@pytest.mark.usefixtures("asked_before")
+def test_where_the_reference_fails_the_table_says_that_no_token_was_judged(tiny_files, monkeypatch):
+    found = {"from_pretrained": {"failed": "no memory"}, "torch.load": {"failed": "no disk"}}
+    monkeypatch.setattr(run, "start", lambda model, device, recordings, name: dict(found[name]))
+    result = run.measure(tiny_files, list(found), 2, "cpu", ["warm"], lambda said: None)
+    assert report.table(result).count("from_pretrained came to no first token, so nobody knows") == 1
 
 
 def test_a_wrong_first_token_gets_no_time():
@@ -529,6 +538,8 @@ def test_a_unet_keeps_its_type_in_every_format_and_on_every_way(dtype, tmp_path,
     monkeypatch.setattr(saving, "_ours", lambda loaded, path: saved.append(loaded.dtype))
     saving.main(model.hf, 1)
     assert set(saved) == {dtype}
+    model.file("hf").unlink()
+    assert loaders.as_saved(model) == {"torch_dtype": dtype}, "known without the weights, whose load is timed"
 
 
 def test_saving_begins_with_a_turn_that_does_not_count_and_then_takes_turns_in_going_first(

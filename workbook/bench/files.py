@@ -47,6 +47,11 @@ class Model(NamedTuple):
     def is_unet(self):
         return json.loads((self.hf / "config.json").read_text()).get("_class_name") is not None
 
+    @property
+    def dtype(self):
+        """The name of the type that most tensors have, noted when the files were made: no load has to count."""
+        return (self.hf / "dtype").read_text()
+
     def model_class(self):
         """The model's class, imported from its library."""
         return class_of(self.hf)

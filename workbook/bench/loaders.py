@@ -4,8 +4,6 @@ Each gets a `workbook.bench.models.Model` and a device, marks its phases and ret
 all weights in place. Each runs in a process of its own, so imports stand inside.
 """
 
-import collections
-
 from helpers.timeline import phase
 
 
@@ -21,12 +19,10 @@ def as_saved(model):
     """What to tell ``from_pretrained`` so that the weights keep their type; not to be asked before the imports."""
     if not model.is_unet:
         return {"dtype": "auto"}
-    from safetensors import safe_open
+    import torch
 
-    # diffusers knows no "auto", it makes float32 of everything: the type that most tensors have
-    with safe_open(model.file("hf"), "pt") as file:
-        types = collections.Counter(file.get_tensor(name).dtype for name in file.keys())  # noqa: SIM118
-    return {"torch_dtype": types.most_common(1)[0][0]}
+    # diffusers knows no "auto", it makes float32 of everything
+    return {"torch_dtype": getattr(torch, model.dtype)}
 
 
 def torch_load(model, device, mmap=False):

@@ -1,5 +1,6 @@
 """The models of the benchmark, and their weights in every format that a route reads."""
 
+import collections
 import multiprocessing
 import os
 import shutil
@@ -78,6 +79,10 @@ def prepare(name, forms, scratch):
     model = Model(name, folder)
     if (folder / "helpers").exists() and not _is_current(folder / "helpers"):
         shutil.rmtree(folder / "helpers")
+    if (
+        model.hf.exists() and model.is_unet and not (model.hf / "dtype").exists()
+    ):  # made before that was noted
+        shutil.rmtree(model.hf)
     missing = [form for form in FORMATS if form in forms | {"hf"} and not (folder / form).exists()]
     if missing:
         # In a process of its own, since this one must not have torch mapped: what a process maps
@@ -228,6 +233,8 @@ def _write(model, form, place):
 
     if form == "hf":
         model.save_pretrained(place, max_shard_size="100GB")
+        types = collections.Counter(tensor.dtype for tensor in model.state_dict().values())
+        (place / "dtype").write_text(str(types.most_common(1)[0][0]).removeprefix("torch."))
     elif form == "torch":
         torch.save(model.state_dict(), place / "model.pt")
     elif form == "guide":

@@ -307,7 +307,7 @@ def table(result):
     -------
     str
     """
-    machine = result["machine"]
+    machine, runs = result["machine"], result["runs"]
     lines = [
         f"{result['model']} on {result['device']}, {machine['processor']}, {machine['cores']} cores, "
         f"{machine['memory']}, GPU: {machine['GPU']}"
@@ -322,9 +322,13 @@ def table(result):
     if bus := result.get("bus"):
         speeds = [f"{kind} {speed / 1e9:.1f} GB/s" for kind, speed in bus.items()]
         lines.append(f"one large copy to the GPU, by the memory it comes from: {', '.join(speeds)}")
-    if emptied := [run for run in result["runs"] if "emptied" in run and "failed" not in run]:
+    if emptied := [run for run in runs if "emptied" in run and "failed" not in run]:
         ways, kept = {run["emptied"] for run in emptied}, max(run["libraries"] for run in emptied)
         lines.append(f"all cold by {', '.join(ways)}: at most {kept:.1%} of the libraries stayed")
+    if REFERENCE in result["bytes"] and not any("token" in run for run in runs if run["route"] == REFERENCE):
+        lines.append(
+            f"{REFERENCE} came to no first token, so nobody knows whether those of the others are right"
+        )
     lines.append("seconds: the middle round [fastest, slowest]")
     lines.append("ratios: the median of the ratios of the rounds [smallest, largest]")
     for state in states_of(result):
