@@ -1,5 +1,6 @@
 """The unreliable network that notebook 09 loads through: its faults are real, and it carries the rest unchanged."""
 
+import socket
 import threading
 import time
 import urllib.request
@@ -56,6 +57,15 @@ def test_a_stalled_connection_brings_nothing_until_the_reader_gives_up(net, cont
         read(net, "large", timeout=1)
     assert 1 <= time.monotonic() - start < 10
     assert net.met == ["stall"]
+
+
+def test_free_ports_differ_and_are_none_that_the_system_gives_away_meanwhile():
+    found = servers.free_ports(100)
+    assert len(set(found)) == 100
+    for port in found:
+        with socket.socket() as one:
+            one.bind(("127.0.0.1", port))
+    assert max(found) < 32_768, "the first that Linux gives to whoever asks for any"
 
 
 def test_nothing_is_left_behind_even_where_a_connection_stalls(tmp_path, content):
