@@ -518,9 +518,9 @@ def test_no_secret_is_in_a_command_line_or_an_environment(server, monkeypatch, c
 def test_importing_it_and_beginning_are_light(server):
     code = """
 import sys, time
-start = time.perf_counter()
+start = time.process_time()  # its work, whatever else the machine does
 from helpers.storage import ahead
-seconds = time.perf_counter() - start
+seconds = time.process_time() - start
 heavy = {"torch", "boto3", "socket", "subprocess", "logging", "json"} & set(sys.modules)
 start = time.perf_counter()
 fetching = ahead.begin(sys.argv[1])
