@@ -73,6 +73,11 @@ def children():
     return found
 
 
+def is_there(path):
+    """Nearly: a step is passed by where it seems to be there, asked every 512 KB, and may lack some pages."""
+    return resident(path) > 0.95
+
+
 @pytest.mark.skipif(
     sys.platform != "linux", reason="looks at the page cache and at processes as Linux shows them"
 )
@@ -94,7 +99,7 @@ class TestPrefetch:
             start = time.perf_counter()
             helpers.prefetch(big.parent)
             called = time.perf_counter() - start
-            wait_until(lambda: resident(big) == 1)
+            wait_until(lambda: is_there(big))
             shares.append(called / (time.perf_counter() - start))
             wait_until(lambda: set(children()) <= before)
         assert min(shares) < 0.5, "it returns long before they are there"
@@ -113,7 +118,7 @@ sys.stdin.read()
             evict(big)
             with subprocess.Popen([sys.executable, "-c", code, big], **pipes) as bare:
                 runs.append(bare.stdout.readline().split())
-                wait_until(lambda: resident(big) == 1)
+                wait_until(lambda: is_there(big))
                 bare.stdin.close()
         assert min(float(seconds) for seconds, _ in runs) < 0.01, runs
         assert {heavy for _, heavy in runs} == {"False"}

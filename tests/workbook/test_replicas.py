@@ -54,22 +54,23 @@ def cluster():
     pytest.importorskip("ray.serve")
     folder = tempfile.mkdtemp(prefix="ray-")  # short: Ray's sockets lie there
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    before = processes_of(folder)  # of another Ray, say
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, _temp_dir=folder)
     yield ray
     ray.shutdown()  # ends Serve too, without the complaints of its controller
     shutil.rmtree(folder, ignore_errors=True)
     end = time.monotonic() + 60
-    while (left := processes_of(folder)) and time.monotonic() < end:
+    while (left := processes_of(folder).keys() - before.keys()) and time.monotonic() < end:
         time.sleep(0.2)
-    assert not left, left
+    assert not left, processes_of(folder)
 
 
 def processes_of(folder):
-    found = []
+    found = {}
     for process in psutil.process_iter(["cmdline"]):
         line = " ".join(process.info["cmdline"] or [])
         if folder in line or line.startswith("ray::"):
-            found.append(line[:80])
+            found[process.pid] = line[:80]
     return found
 
 
