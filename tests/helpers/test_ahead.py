@@ -57,12 +57,6 @@ def load(source, **options):
     return deserialise(source, **{"skeleton": build, "device": "cpu"} | options)
 
 
-def held_in_memory():
-    """The files in memory of which this process has a descriptor; a map holds one too."""
-    links = [f"/proc/self/fd/{number}" for number in os.listdir("/proc/self/fd")]
-    return [link for link in links if os.path.lexists(link) and "memfd" in os.readlink(link)]
-
-
 def wait_until(happened, seconds=60):
     limit = time.monotonic() + seconds
     while not happened():
@@ -230,10 +224,10 @@ class TestWhatComes:
         with begun(f"{server.url}/m") as outer, begun(f"{server.url}/m/model.tensors") as fetching:
             fetching.found()
             outer.found()  # the descriptors are there, the weights are not
-            assert len(held_in_memory()) > 2
+            assert len(files_in_memory()) > 2
             if (child := os.fork()) == 0:
                 fetching.end()  # as at the end of the block
-                os._exit(len(held_in_memory()))
+                os._exit(len(files_in_memory()))
             assert os.waitpid(child, 0)[1] == 0
             released.set()
             assert_same_module(build(), load(f"{server.url}/m"))

@@ -233,7 +233,7 @@ def test_a_passphrase_is_made_into_a_key_once_a_save(tmp_path, monkeypatch):
     from helpers.weights import keys
 
     made, real = [], keys._made
-    monkeypatch.setattr(keys, "_made", lambda *arguments: made.append(1) or real(*arguments))
+    monkeypatch.setattr(keys, "_made", lambda *given, **limits: made.append(1) or real(*given, **limits))
     serialise(build(), tmp_path / "m", encryption="a passphrase")
     assert len(made) == 1
 
