@@ -213,8 +213,9 @@ def _entry(row):
     _need(isinstance(row, list) and len(row) == 5, "has a malformed tensor entry")
     name, kind, dtype, shape, offset = row
     _need(isinstance(name, str) and 0 < len(name.encode()) < 1 << 16, "has a tensor without a name")
-    _need(kind in layout.KINDS, f"gives {name!r} an unknown kind")
-    _need(dtype in layout.DTYPES, f"gives {name!r} an unknown type {dtype!r}")
+    _need(isinstance(kind, str) and kind in layout.KINDS, f"gives {name!r} an unknown kind")
+    known = isinstance(dtype, str) and dtype in layout.DTYPES
+    _need(known, f"gives {name!r} an unknown type {dtype!r}")
     good = isinstance(shape, list) and len(shape) < 256
     good = good and all(type(n) is int and 0 <= n < 1 << 32 for n in shape)
     _need(good, f"gives {name!r} an impossible shape")

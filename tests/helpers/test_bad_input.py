@@ -218,6 +218,8 @@ HOSTILE_ENTRIES = {
     "unknown type": {"dtype": "object"},
     "type as code": {"dtype": "__import__('os')"},
     "unknown kind": {"kind": "pickle"},
+    "type in a list": {"dtype": ["float32"]},
+    "kind in a list": {"kind": ["parameter"]},
     "no name": {"name": ""},
     "half a surrogate": {"name": "\ud800"},
     "name twice": {"name": "0.weight"},
