@@ -5,7 +5,6 @@ import math
 import os
 import reprlib
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -289,7 +288,8 @@ def deserialise_saved_model(
     model_path : str or path-like
         A ``.tensors`` file, ours or stock tensorizer's.
     model_id : str or path-like
-        Where the configuration is: a local directory, or a name on the hub.
+        Where the configuration is, and the settings of generation if it has some: a local directory, or a name
+        on the hub.
     plaid : bool
         Accepted for the guide's sake; tensorizer ignores it since version 2.8.
 
@@ -309,10 +309,14 @@ def deserialise_saved_model(
     """
     with extra(model_path, "hf"):
         import transformers
+        from transformers.utils import cached_file
 
     model_id = str(model_id)
     try:
         config = transformers.AutoConfig.from_pretrained(model_id)
+        # not every model has one, and it may be on the hub, as the configuration may
+        path = cached_file(model_id, "generation_config.json", _raise_exceptions_for_missing_entries=False)
+        generation = path and transformers.GenerationConfig.from_pretrained(model_id)
     except (OSError, ValueError) as error:
         raise NotAModel(
             model_id, f"holds no configuration ({error})", "Check the name or the path."
@@ -324,6 +328,6 @@ def deserialise_saved_model(
         return (build or transformers.AutoModelForCausalLM.from_config)(config).eval()
 
     model = deserialise(model_path, skeleton=skeleton)
-    if (Path(model_id) / "generation_config.json").is_file():
-        model.generation_config = transformers.GenerationConfig.from_pretrained(model_id)
+    if generation:
+        model.generation_config = generation
     return model

@@ -1,5 +1,8 @@
 """Our files are tensorizer files, and tensorizer's files load here."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import architectures
@@ -194,6 +197,30 @@ def test_the_guides_loader_is_exact(tmp_path, writer):
     assert_same_module(language_model, loaded)
     assert loaded.generation_config == language_model.generation_config
     assert not loaded.training and loaded.lm_head.weight is loaded.model.embed_tokens.weight
+
+
+def test_the_guides_loader_takes_the_settings_of_generation_from_the_hub_too(tmp_path):
+    """From the hub's own cache, since a test has no network."""
+    language_model = architectures.build("LlamaForCausalLM")
+    language_model.generation_config.max_new_tokens = 7
+    for name, settings in {"with": language_model.generation_config, "without": None}.items():
+        folder = tmp_path / "hub" / f"models--someone--{name}"
+        (folder / "refs").mkdir(parents=True)
+        (folder / "refs" / "main").write_text("0" * 40)
+        language_model.config.save_pretrained(folder / "snapshots" / ("0" * 40))
+        if settings is not None:
+            settings.save_pretrained(folder / "snapshots" / ("0" * 40))
+    assert serialise_model(language_model, tmp_path / "f.tensors") is True
+    code = """
+import sys
+from helpers import deserialise_saved_model
+for name in ("with", "without"):
+    print(deserialise_saved_model(sys.argv[1], f"someone/{name}").generation_config.max_new_tokens)
+"""
+    where = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path / "hub")}
+    command = [sys.executable, "-c", code, str(tmp_path / "f.tensors")]
+    done = subprocess.run(command, capture_output=True, text=True, env=where)
+    assert done.stdout.split() == ["7", "None"], done.stderr
 
 
 def test_the_guides_saver_logs_and_returns_false_and_leaves_the_old_file(tmp_path, caplog):
