@@ -9,6 +9,7 @@ from typing import Any
 
 from helpers.checkpoint import files, pipeline, stock
 from helpers.errors import NotAModel, extra, storage_errors
+from helpers.storage.names import may_be_on_hub
 
 
 def open_checkpoint(checkpoint: str | os.PathLike) -> tuple[Any, list[Any]]:
@@ -47,7 +48,7 @@ def open_checkpoint(checkpoint: str | os.PathLike) -> tuple[Any, list[Any]]:
     ModelError
         There is too little memory for it.
     StorageError
-        The storage refuses.
+        The storage refuses, or the hub cannot be asked for a name.
 
     Examples
     --------
@@ -58,12 +59,18 @@ def open_checkpoint(checkpoint: str | os.PathLike) -> tuple[Any, list[Any]]:
         is_there = Path(name).exists()
     if name.endswith(".tensors"):
         return stock.load(Path(name))
+    if not (is_there or may_be_on_hub(name)):
+        remedy = (
+            "Check the path; none that begins with a directory which is here is taken for a name on the hub."
+        )
+        raise NotAModel(name, "there is no such directory", remedy)
+    if is_there and not Path(name).is_dir():
+        raise NotAModel(name, "is a file, but no .tensors file", "Give the directory of the checkpoint.")
     with extra(name, "hf"):
         import diffusers  # noqa: F401
         import transformers  # noqa: F401
-    is_path = is_there or os.path.isabs(name) or name.startswith(".")
-    if is_path and not Path(name).is_dir():
-        raise NotAModel(name, "there is no such directory", "Check the path.")
+    if not is_there:
+        files.check_name(name)
     if files.found(name, pipeline.INDEX):
         return pipeline.load(name), []
     config = files.config_of(name)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from helpers.errors import CorruptFile, ModelError, NotAModel, UnsupportedModel
+from helpers.errors import CorruptFile, ModelError, NotAModel, StorageError, UnsupportedModel
 
 _BESIDE = (  # files that say that a tokenizer or a processor is there
     "tokenizer_config.json",
@@ -34,6 +34,24 @@ def found(name, file):
 
     with as_errors(name):
         return cached_file(name, file, _raise_exceptions_for_missing_entries=False)
+
+
+def check_name(name):
+    """Ask the hub once for a name that its cache does not have: for each file a library would try for 23 s."""
+    from huggingface_hub import constants, errors, file_exists, try_to_load_from_cache
+
+    with as_errors(name):
+        known = [try_to_load_from_cache(name, file) for file in ("config.json", "model_index.json")]
+    if any(isinstance(path, str) for path in known):
+        return
+    try:
+        file_exists(name, "config.json")
+    except (errors.HfHubHTTPError, errors.FileMetadataError):  # an answer, which `found` puts into words
+        return
+    except Exception as error:  # of the library below, or that it may not ask
+        said = f"is no directory here, and the hub cannot be asked for it ({_first_line(error)})"
+        remedy = f"Check the path, or the connection to {constants.ENDPOINT}."
+        raise StorageError(name, said, remedy) from error
 
 
 def config_of(name):
@@ -163,8 +181,11 @@ def as_errors(
             raise ModelError(
                 name, "does not fit into memory", "Free memory there, or do it on a larger machine."
             ) from error
-        reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
-        raise CorruptFile(name, f"{problem} ({reason})", remedy) from error
+        raise CorruptFile(name, f"{problem} ({_first_line(error)})", remedy) from error
+
+
+def _first_line(error):
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
 
 
 def _is_lack_of_memory(error):

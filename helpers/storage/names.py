@@ -1,5 +1,7 @@
-"""What an address names. Apart from `helpers.storage.s3`, which imports boto3."""
+"""What an address or a name of the hub names. Apart from `helpers.storage.s3`, which imports boto3."""
 
+import os
+import re
 from urllib.parse import urlsplit
 
 from helpers.errors import StorageError
@@ -46,3 +48,15 @@ def is_bare(source: str) -> bool:
     """
     path = source if is_s3(source) else urlsplit(source).path
     return path.endswith(".tensors")
+
+
+def may_be_on_hub(source: str) -> bool:
+    """Whether a source that is not here may be a name on the Hugging Face hub, and not a path with a mistake in it.
+
+    Examples
+    --------
+    >>> may_be_on_hub("org/name"), may_be_on_hub("../org/name"), may_be_on_hub("a/path/of/mine")
+    (True, False, False)
+    """
+    part = r"[\w-][\w.-]{0,95}"
+    return bool(re.fullmatch(f"{part}(/{part})?", source)) and not os.path.isdir(source.partition("/")[0])

@@ -1,11 +1,16 @@
 """What the command line takes of a checkpoint: all of it, in its types, and nothing that its library made up."""
 
 import builtins
+import http.server
 import importlib.util
 import json
+import os
 import shutil
+import socket
 import subprocess
 import sys
+import threading
+from pathlib import Path
 
 import pipelines
 import pytest
@@ -21,7 +26,7 @@ from tokenizers import Tokenizer, models
 from helpers import deserialise
 from helpers.__main__ import main
 from helpers.checkpoint import open_checkpoint
-from helpers.errors import CorruptFile, ModelError, UnsupportedModel
+from helpers.errors import CorruptFile, ModelError, NotAModel, UnsupportedModel
 from workbook.samples import tiny_stable_diffusion
 
 
@@ -220,3 +225,61 @@ def test_the_tokenizer_of_an_older_checkpoint_comes_along(tmp_path, name, files)
     assert main(["serialise", str(tmp_path / "c"), str(tmp_path / "m")]) == 0
     assert transformers.AutoTokenizer.from_pretrained(tmp_path / "m")("ab b").input_ids == expected
     assert len(set(expected)) > 1
+
+
+def asked_for(name, folder, **where):
+    """What the command says of a name, with an empty cache of the hub; it has ended within seconds."""
+    command = [sys.executable, "-m", "helpers", "serialise", name, str(folder / "m")]
+    path = [str(Path(__file__).parents[2])]
+    where = {"HF_HUB_CACHE": str(folder / "hub"), "PATH": "", "PYTHONPATH": os.pathsep.join(path), **where}
+    done = subprocess.run(command, capture_output=True, text=True, env=where, cwd=folder, timeout=60)
+    assert done.returncode == 1 and done.stdout == ""
+    return done.stderr
+
+
+def test_a_path_below_a_directory_that_is_here_is_not_asked_of_the_hub(tmp_path, monkeypatch):
+    (tmp_path / "checkpoints").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(NotAModel, match="^checkpoints/none: there is no such directory. Check the path"):
+        open_checkpoint("checkpoints/none")
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """A hub that knows someone/empty, without a file, and no one else."""
+
+    def do_HEAD(self):
+        self.server.asked.append(self.path)
+        is_there = self.path.startswith("/someone/empty/")
+        self.send_response(404)
+        self.send_header("X-Error-Code", "EntryNotFound" if is_there else "RepoNotFound")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def hub():
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        server.asked = []
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def test_a_hub_that_cannot_be_reached_is_tried_once_and_is_not_said_to_hold_nothing(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        endpoint = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    said = asked_for("someone/tiny", tmp_path, HF_ENDPOINT=endpoint)
+    assert said.startswith("someone/tiny: is no directory here, and the hub cannot be asked for it (")
+    assert "Retrying" not in said and said.endswith(f"or the connection to {endpoint}.\n")
+
+
+def test_a_hub_that_answers_has_the_word(tmp_path, hub):
+    endpoint = f"http://127.0.0.1:{hub.server_address[1]}"
+    said = asked_for("someone/empty", tmp_path, HF_ENDPOINT=endpoint)
+    assert said.startswith("someone/empty: holds no config.json and no model_index.json")
+    said = asked_for("someone/else", tmp_path, HF_ENDPOINT=endpoint)
+    assert "someone/else is not a local folder and is not a valid model identifier" in said
+    assert all(path.startswith(("/someone/empty/", "/someone/else/")) for path in hub.asked)

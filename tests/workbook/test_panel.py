@@ -463,3 +463,16 @@ class TestCosts:
         assert is_new.value and "instead of 21.0 s" in answer.value
         is_new.value = False
         assert "instead of 19.5 s" in answer.value
+
+
+def test_a_path_below_a_directory_that_is_here_is_no_name_on_the_hub(folder, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    typed = f"{folder.name}/lama"
+    assert runs.run(Request("load", typed)).error == f"{typed}: there is no such directory. Check the path."
+
+
+def test_a_name_that_the_hub_cannot_be_asked_for_is_a_sentence(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    said = runs.run(Request("load", "someone/tiny")).error  # offline, as all tests are
+    assert said.startswith("someone/tiny: is no directory here, and the hub cannot be asked for it (")
+    assert "HF_HUB_OFFLINE" in said

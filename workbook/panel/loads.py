@@ -113,7 +113,10 @@ def _class_of(source):
         from workbook.bench.files import class_of
 
         return class_of(folder)
-    return getattr(transformers, transformers.AutoConfig.from_pretrained(source).architectures[0])
+    from helpers.checkpoint import files
+
+    files.check_name(source)
+    return files.architecture(source, files.config_of(source))
 
 
 def _dtype(request):

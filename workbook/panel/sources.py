@@ -1,18 +1,16 @@
 """What is typed as a model: where it is, what kind of thing it is, and what it is called in a table."""
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
 
-from helpers.storage import is_s3, page_cache, recording
+from helpers.storage import is_s3, names, page_cache, recording
 from workbook import paths
 
 SAMPLE = "sample: SmolLM2"
 NOT_COLD = "not cold"  # begins the note of a run whose weights stayed in the page cache
 _WEIGHTS = (".tensors", ".safetensors", ".bin")
-_HUB_NAME = r"[\w-][\w.-]{0,95}(/[\w-][\w.-]{0,95})?"
 
 
 def models_in(folder):
@@ -91,7 +89,8 @@ def kind(source):
         return "checkpoint"
     if os.path.isdir(source):
         return "none"
-    return "name" if re.fullmatch(_HUB_NAME, source) else "missing"
+    is_below = os.path.isdir(located(source.partition("/")[0]))  # a path with a mistake at its end
+    return "name" if names.may_be_on_hub(source) and not is_below else "missing"
 
 
 def weights(folder):
