@@ -11,7 +11,7 @@ import os
 import threading
 from typing import Any
 
-from helpers.prefetch import Reader, read_ahead
+from helpers.prefetch import Reader, read_ahead, say_missing
 from helpers.storage import is_remote, recording
 
 _lock = threading.Lock()
@@ -49,7 +49,8 @@ def cold_start(source: str | os.PathLike, *, cache: str | os.PathLike | None = N
     Parameters
     ----------
     source : str or path-like
-        What will be loaded: a directory or a file of weights, of any kind; or an address
+        What will be loaded: a directory or a file of weights, of any kind (for a name on the hub
+        ``huggingface_hub.snapshot_download(name)``, its directory: a name is not looked up); or an address
         (``s3://bucket/prefix``, ``http(s)://host/prefix``) of a saved model, which is then fetched
         while the imports run: `deserialise` finds it in the block under the same address.
     cache : str or path-like, optional
@@ -78,6 +79,7 @@ class ColdStart:
         self._fetching: Any = None
         self._reader: Reader | None = None
         self._noted: dict[str, None] | None = None
+        self._is_missing = False
         try:
             self._begin()
         except BaseException:
@@ -95,6 +97,8 @@ class ColdStart:
             from helpers.storage import ahead
 
             self._fetching, path = ahead.begin(self.source, self.cache), ""
+        else:
+            self._is_missing = not os.path.exists(path)
         self._header, roots = recording.header(), recording.roots()
         # kept until the end: a relative source means another place once the block has changed the directory
         self._own, kept = recording.place(self.source), recording.usable(self.source)
@@ -111,6 +115,10 @@ class ColdStart:
                 if is_own and not has_failed:
                     _keep(self._own, self._header, self._noted)
         finally:
+            if (
+                is_own and not has_failed and self._is_missing
+            ):  # else the load has said it, or there was another reason
+                say_missing(self.source)
             if is_own and has_failed and self._reader:
                 self._reader.stop()
             if self._fetching:

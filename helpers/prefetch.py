@@ -18,7 +18,8 @@ def prefetch(path: str | os.PathLike) -> None:
     """Begin to read a file or a directory into the page cache; return at once.
 
     Call it first, before the imports. It is a hint: a path that is missing, unreadable or
-    removed meanwhile costs nothing and raises nothing. At most three quarters of the memory that
+    removed meanwhile costs nothing and raises nothing; of one that does not exist a warning in the log
+    ``helpers`` says so, since a name on the hub or an address is none. At most three quarters of the memory that
     is available are filled (of the machine's, and of the container's limit): the rest is for the
     process itself, which takes some 0.7 GB besides its weights for a language model, and pages
     beyond the limit would push out those read before them. It stops when others take the memory
@@ -37,6 +38,8 @@ def prefetch(path: str | os.PathLike) -> None:
     path = os.path.expanduser(os.fspath(path))
     if os.path.exists(path):
         read_ahead(path)
+    else:
+        say_missing(path)
 
 
 class Reader:
@@ -109,6 +112,16 @@ def read_ahead(path: str, recording: tuple[str, ...] = ()) -> Reader | None:
     finally:
         os.close(write)
     return Reader(pid, report, path)
+
+
+def say_missing(source: str) -> None:
+    """Log that nothing is read ahead of a path at which nothing is."""
+    import logging  # here, since the rest does without
+
+    named = source.partition("?")[0].rpartition("@")[2] if "://" in source else source  # without secrets
+    said = "%s: there is no such file or directory, so no weights are read ahead. Check the path; %s"
+    remedy = "for a name on the hub give its directory, huggingface_hub.snapshot_download(name)."
+    logging.getLogger("helpers").warning(said, named, remedy)
 
 
 def _log(path, done, whole, seconds, short):

@@ -265,8 +265,9 @@ with cold_start(sys.argv[1]):
     open("x", "w").close()
     shutil.rmtree(folder)
 """
-    assert start(tmp_path / "absent", code=code) == ""
-    assert recorded(tmp_path / "absent")
+    (tmp_path / "m").mkdir()
+    assert start(tmp_path / "m", code=code) == ""
+    assert recorded(tmp_path / "m")
 
 
 def test_a_thread_that_goes_on_opening_files_disturbs_no_recording(monkeypatch):
@@ -344,8 +345,20 @@ def test_a_block_that_cannot_be_entered_leaves_no_process_that_fetches(home, mon
     assert gc.isenabled()
 
 
-def test_a_source_that_does_not_exist_raises_nothing(home, tmp_path):
-    assert start(tmp_path / "absent") == ""
+def test_a_source_that_does_not_exist_raises_nothing_and_is_said_once(home, tmp_path):
+    said = start(tmp_path / "absent")
+    assert said.startswith(
+        f"{tmp_path / 'absent'}: there is no such file or directory, so no weights are read"
+    )
+    assert "for a name on the hub give its directory" in said and said.count("\n") == 1
+    (tmp_path / "present").mkdir()
+    assert start(tmp_path / "present") == ""
+
+
+def test_a_block_that_fails_says_nothing_of_a_source_that_does_not_exist(home, tmp_path, caplog):
+    with pytest.raises(ValueError, match="from the load"), cold_start(tmp_path / "absent"):
+        raise ValueError("from the load")
+    assert caplog.text == ""
 
 
 def test_the_collector_is_paused_and_put_back_and_what_was_imported_is_frozen(home, tmp_path, unfrozen):

@@ -136,9 +136,12 @@ sys.stdin.read()
 
         wait_until(gone)
 
-    def test_a_path_that_is_gone_costs_nothing(self, tmp_path):
+    def test_a_path_that_is_gone_costs_nothing_and_is_said(self, tmp_path, caplog):
         before = set(children())  # a tracker of multiprocessing's, say
         helpers.prefetch(tmp_path / "absent")
+        assert f"{tmp_path / 'absent'}: there is no such file or directory" in caplog.text
+        helpers.prefetch("https://user:geheim@host/m?signature=geheim")
+        assert "host/m: there is no such" in caplog.text and "geheim" not in caplog.text
         (tmp_path / "dangling").symlink_to("nowhere")
         helpers.prefetch(tmp_path)
         wait_until(lambda: set(children()) <= before)
