@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import sys
 from typing import Any
 
@@ -20,6 +21,11 @@ _EXAMPLES = """examples:
 
 exit status: 0 done, 1 it could not be done (one sentence on stderr says why, unless a pipe was closed), 2 a wrong call
 """
+_IN_A_SHELL = {
+    r"overwrite=True": "--overwrite",
+    r"load it with from_pretrained and serialise\(\) it": "save it with python -m helpers serialise",
+    r"with serialise\(model, .*\)\.": "with python -m helpers serialise.",
+}
 
 
 def record(source: str) -> tuple[str, int]:
@@ -82,10 +88,20 @@ def _label(source):
     return open_store(source).label
 
 
+def _in_a_shell(error):
+    """The sentence of an error, with its advice in Python put into the words of this command."""
+    remedy = error.remedy
+    for python, command in _IN_A_SHELL.items():
+        remedy = re.sub(python, command, remedy)
+    return f"{error.path}: {error.problem}. {remedy}"
+
+
 def _serialise(given):
     from helpers.checkpoint import open_checkpoint
+    from helpers.saved.publish import check_destination
     from helpers.serialise import serialise
 
+    check_destination(given.destination, given.overwrite)  # before a load that may take minutes
     model, companions = open_checkpoint(given.checkpoint)
     saved = serialise(model, given.destination, overwrite=given.overwrite, companions=companions)
     return vars(saved), saved
@@ -115,7 +131,7 @@ def _record(given):
 def _parser():
     parser = argparse.ArgumentParser(
         prog="python -m helpers",
-        description=__doc__,
+        description="Make, inspect and check saved models, from a shell, a CI job or an image's build.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -169,7 +185,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         found, said = given.do(given)
     except errors.ModelError as error:
-        print(error, file=sys.stderr)
+        print(_in_a_shell(error), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

@@ -9,6 +9,8 @@ from typing import Any
 
 from helpers.checkpoint import files, pipeline, stock
 from helpers.errors import NotAModel, extra, storage_errors
+from helpers.format import manifest
+from helpers.saved.sources import check_scheme
 from helpers.storage.names import may_be_on_hub
 
 
@@ -36,7 +38,7 @@ def open_checkpoint(checkpoint: str | os.PathLike) -> tuple[Any, list[Any]]:
     Raises
     ------
     NotAModel
-        There is no checkpoint.
+        There is no checkpoint, or it is a saved model already.
     CorruptFile
         Tensors of the model, or of a part of the pipeline, are missing in it (all of them are named), or it or its
         tokenizer cannot be read.
@@ -54,18 +56,19 @@ def open_checkpoint(checkpoint: str | os.PathLike) -> tuple[Any, list[Any]]:
     --------
     >>> model, companions = open_checkpoint("models/llama")  # doctest: +SKIP
     """
+    check_scheme(checkpoint)
     name = os.path.expanduser(os.fspath(checkpoint))
     with storage_errors(name, "looking for the checkpoint"):
         is_there = Path(name).exists()
     if name.endswith(".tensors"):
         return stock.load(Path(name))
     if not (is_there or may_be_on_hub(name)):
-        remedy = (
-            "Check the path; none that begins with a directory which is here is taken for a name on the hub."
-        )
+        remedy = "Check the path; what begins with a directory here is not looked up on the hub."
         raise NotAModel(name, "there is no such directory", remedy)
     if is_there and not Path(name).is_dir():
         raise NotAModel(name, "is a file, but no .tensors file", "Give the directory of the checkpoint.")
+    if all(os.path.isfile(os.path.join(name, file)) for file in (manifest.NAME, manifest.TENSORS)):
+        raise NotAModel(name, "is a saved model already", "Copy the directory.")
     with extra(name, "hf"):
         import diffusers  # noqa: F401
         import transformers  # noqa: F401

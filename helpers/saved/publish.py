@@ -56,11 +56,35 @@ def publication(destination: str | os.PathLike, overwrite: bool) -> Iterator[tup
         with s3.publication(str(destination), overwrite) as (folder, inside):
             yield folder, inside
     else:
-        raise StorageError(
-            str(destination).partition("?")[0].rpartition("@")[2],
-            "cannot be written to: models are read over HTTP, not saved",
-            "Save to a directory that the server shows, or to s3://bucket/prefix.",
-        )
+        raise _is_read_only(destination)
+
+
+def check_destination(destination: str | os.PathLike, overwrite: bool) -> None:
+    """Refuse what `publication` would, as far as it is known before there is a model; arguments and errors are its own.
+
+    Examples
+    --------
+    >>> check_destination("a/model/to/be", overwrite=False)
+    """
+    check_scheme(destination)
+    if not is_remote(destination):
+        path = Path(destination).expanduser()
+        atomic.check_destination(path, overwrite=overwrite, strangers=_strangers)
+    elif is_s3(str(destination)):
+        with extra(destination, "s3"):
+            from helpers.storage import s3
+
+        s3.check_destination(str(destination), overwrite)
+    else:
+        raise _is_read_only(destination)
+
+
+def _is_read_only(address):
+    return StorageError(
+        str(address).partition("?")[0].rpartition("@")[2],
+        "cannot be written to: models are read over HTTP, not saved",
+        "Save to a directory that the server shows, or to s3://bucket/prefix.",
+    )
 
 
 def _strangers(folder: Path) -> set[str]:

@@ -66,7 +66,9 @@ def open_source(
 
 
 def check_scheme(source: str | os.PathLike) -> None:
-    """Refuse what would be taken for a path: an address of a kind that is not known here, or one made a `Path`."""
+    """Refuse what would be taken for a path: an address of an unknown kind, or one made a `Path`; "", for "."."""
+    if str(source) == "":
+        raise StorageError("''", "is the empty path, which names nothing", "Pass a path or an address.")
     scheme = re.match(r"(\w[\w+.-]*)://", str(source))
     if scheme and not is_remote(source):
         raise StorageError(

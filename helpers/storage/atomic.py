@@ -97,11 +97,26 @@ def file(destination: str | os.PathLike) -> Iterator[Path]:
     'whole'
     """
     final = Path(os.path.realpath(destination))
-    with storage_errors(final, "writing the model"), _partial(final) as partial:
-        yield partial / final.name
-        _sync(partial / final.name)
-        os.replace(partial / final.name, final)
-        _sync(final.parent)
+    with storage_errors(final, "writing the model"):
+        _check_above(final)
+        with _partial(final) as partial:
+            yield partial / final.name
+            _sync(partial / final.name)
+            os.replace(partial / final.name, final)
+            _sync(final.parent)
+
+
+def check_destination(destination: str | os.PathLike, *, overwrite: bool, strangers: Callable) -> None:
+    """Refuse what `directory` refuses before it begins; arguments and errors are its own.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> check_destination(tempfile.mkdtemp(), overwrite=False, strangers=lambda folder: ())
+    """
+    final = Path(os.path.realpath(destination))
+    with storage_errors(final, "looking at the destination"):
+        _check_destination(final, overwrite, strangers)
 
 
 def previous_of(final: str | os.PathLike) -> Path:
@@ -146,6 +161,7 @@ def check_space(folder: Path, needed: int) -> None:
 def _check_destination(final, overwrite, strangers):
     if os.path.ismount(final):  # it cannot be renamed, so nothing can take its place
         raise StorageError(final, "is a mount point", _INSIDE)
+    _check_above(final)
     if not final.is_dir():
         if os.path.lexists(final):
             raise StorageError(final, "exists and is a file", "Choose another destination.")
@@ -153,6 +169,14 @@ def _check_destination(final, overwrite, strangers):
         if not overwrite:
             raise exists(final)
         refuse(final, strangers(final))
+
+
+def _check_above(final):
+    above = next(folder for folder in final.parents if os.path.exists(folder))
+    if not above.is_dir():
+        raise StorageError(
+            above, "is a file, so nothing can be saved below it", "Choose another destination."
+        )
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ import secrets
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import boto3
 from botocore.config import Config
@@ -87,9 +88,7 @@ def publication(destination: str, overwrite: bool) -> Iterator[tuple[Path, str]]
         directory does.
     """
     bucket, prefix, label = bucket_of(destination)
-    with _said(label):
-        client = _client()
-        _check(client, bucket, prefix, label, overwrite)
+    client = check_destination(destination, overwrite)
     doing, inside = "writing to the temporary directory (TMPDIR)", f"serialised-{secrets.token_hex(8)}"
     with (
         storage_errors(temporary_directory(), doing),
@@ -100,6 +99,21 @@ def publication(destination: str, overwrite: bool) -> Iterator[tuple[Path, str]]
             before = _named(client, bucket, prefix) if overwrite else []
             _upload(client, bucket, prefix, label, Path(scratch), inside, overwrite)
     _remove(client, bucket, label, _stale(client, bucket, prefix, inside, before))
+
+
+def check_destination(destination: str, overwrite: bool) -> Any:
+    """Refuse what `publication` refuses before it begins; arguments and errors are its own.
+
+    Returns
+    -------
+    object
+        The client that has asked.
+    """
+    bucket, prefix, label = bucket_of(destination)
+    with _said(label):
+        client = _client()
+        _check(client, bucket, prefix, label, overwrite)
+    return client
 
 
 def _client():

@@ -302,7 +302,64 @@ def test_help_has_examples(capsys):
     with pytest.raises(SystemExit) as caught:
         main(["--help"])
     assert caught.value.code == 0
-    assert "python -m helpers serialise" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "python -m helpers serialise" in said and "``" not in said
+
+
+@pytest.fixture
+def unloaded(monkeypatch):
+    """A test that fails if a checkpoint is loaded in it."""
+    monkeypatch.setattr("helpers.checkpoint.open_checkpoint", lambda path: pytest.fail("it is loaded"))
+
+
+def test_a_destination_that_will_be_refused_is_refused_before_the_checkpoint_is_loaded(
+    tmp_path, saved, capsys, unloaded
+):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "notes.txt").write_text("")
+    for given, said in [
+        (["m"], "m: exists already. Pass --overwrite to replace it"),
+        (["own", "--overwrite"], "own: holds what no save has written: notes.txt.*; --overwrite replaces"),
+        (["file"], "file: exists and is a file"),
+        (["file/x"], "file: is a file, so nothing can be saved below it"),
+        (["file/x/y"], "file: is a file, so nothing can be saved below it"),
+    ]:
+        assert main(["serialise", "c", f"{tmp_path}/{given[0]}", *given[1:]]) == 1
+        assert re.match(f"{tmp_path}/{said}", capsys.readouterr().err)
+    assert main(["serialise", "c", "http://user:geheim@127.0.0.1:9/m"]) == 1
+    assert capsys.readouterr().err.startswith("127.0.0.1:9/m: cannot be written to")
+
+
+@pytest.mark.parametrize("command", ["inspect", "verify", "record"])
+def test_advice_is_given_in_the_words_of_the_command(tmp_path, capsys, command):
+    (tmp_path / "c").mkdir()
+    assert main([command, str(tmp_path / "c")]) == 1
+    assert capsys.readouterr().err.endswith("Save one with python -m helpers serialise.\n")
+    (tmp_path / "c" / "config.json").write_text("{}")
+    assert main([command, str(tmp_path / "c")]) == 1
+    said = "It looks like a Hugging Face directory: save it with python -m helpers serialise.\n"
+    assert capsys.readouterr().err.endswith(said)
+
+
+def test_what_is_no_checkpoint_but_a_saved_model_or_another_file_is_called_that(tmp_path, saved, capsys):
+    assert main(["serialise", str(saved), str(tmp_path / "new")]) == 1
+    assert capsys.readouterr().err == f"{saved}: is a saved model already. Copy the directory.\n"
+    (tmp_path / "m.pkl").write_text("")
+    assert main(["serialise", str(tmp_path / "m.pkl"), str(tmp_path / "new")]) == 1
+    assert capsys.readouterr().err.startswith(f"{tmp_path / 'm.pkl'}: is a file, but no .tensors file.")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["inspect", ""], ["verify", ""], ["record", ""], ["serialise", "", "m"], ["serialise", "c", ""]],
+)
+def test_an_empty_path_does_not_mean_the_working_directory(tmp_path, monkeypatch, capsys, arguments):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 1
+    assert capsys.readouterr().err.startswith("'': is the empty path, which names nothing.")
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("options", [[], ["--json"]])  # less than a buffer holds, and more

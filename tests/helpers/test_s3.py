@@ -16,6 +16,7 @@ from torch import nn
 
 import helpers
 from helpers import Standby, deserialise, serialise
+from helpers.__main__ import main
 from helpers.errors import CorruptFile, NotAModel, StorageError
 from helpers.storage import ahead, fetch, recording, s3
 from helpers.storage.names import bucket_of
@@ -118,6 +119,14 @@ def test_what_exists_is_replaced_only_if_asked(place, client):
     serialise(build(1), place, overwrite=True)
     assert_same_module(build(1), load(place))
     assert len(keys(client, place)) == 2, "the old objects are removed"
+
+
+def test_what_exists_is_refused_by_the_command_before_it_loads(place, capsys):
+    serialise(build(), place)
+    assert main(["serialise", "no/such/checkpoint", place]) == 1
+    assert capsys.readouterr().err.startswith(f"{place}: exists already. Pass --overwrite")
+    assert main(["serialise", "no/such/checkpoint", place, "--overwrite"]) == 1
+    assert capsys.readouterr().err.startswith("no/such/checkpoint: there is no such directory")
 
 
 @pytest.mark.parametrize("end", ["#2", "?versionId=7"])
