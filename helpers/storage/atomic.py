@@ -107,7 +107,7 @@ def file(destination: str | os.PathLike) -> Iterator[Path]:
 
 
 def check_destination(destination: str | os.PathLike, *, overwrite: bool, strangers: Callable) -> None:
-    """Refuse what `directory` refuses before it begins; arguments and errors are its own.
+    """Refuse early what `directory` would, as far as it may be looked at; arguments and errors are its own.
 
     Examples
     --------
@@ -115,7 +115,7 @@ def check_destination(destination: str | os.PathLike, *, overwrite: bool, strang
     >>> check_destination(tempfile.mkdtemp(), overwrite=False, strangers=lambda folder: ())
     """
     final = Path(os.path.realpath(destination))
-    with storage_errors(final, "looking at the destination"):
+    with contextlib.suppress(OSError):  # which `directory` will say, if it comes to that
         _check_destination(final, overwrite, strangers)
 
 
