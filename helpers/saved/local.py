@@ -45,7 +45,8 @@ class Directory:
             if not path.is_file():
                 raise self._absence()
             with open(path, "rb") as file:
-                return file.read(manifest.LIMIT + 1)
+                size = os.fstat(file.fileno()).st_size
+                return file.read(min(size, manifest.LIMIT) + 1)  # Python sets aside as much as it is asked for
 
     def _absence(self) -> NotAModel:
         if not self.path.exists():
