@@ -129,9 +129,16 @@ def _put_aside():
         VENV.rename(BEFORE)
 
 
+def _interpreter():
+    """What makes the environment: not the Python of the old one, where that is active and has just been put aside."""
+    if Path(sys.prefix) != VENV:
+        return sys.executable
+    return Path(sys.base_prefix, "bin", f"python{sys.version_info.major}.{sys.version_info.minor}")
+
+
 def _make():
     run(
-        [sys.executable, "-m", "venv", VENV],
+        [_interpreter(), "-m", "venv", VENV],
         "the virtual environment could not be made",
         "read the lines above",
     )

@@ -46,7 +46,9 @@ class Directory:
                 raise self._absence()
             with open(path, "rb") as file:
                 size = os.fstat(file.fileno()).st_size
-                return file.read(min(size, manifest.LIMIT) + 1)  # Python sets aside as much as it is asked for
+                return file.read(
+                    min(size, manifest.LIMIT) + 1
+                )  # Python sets aside as much as it is asked for
 
     def _absence(self) -> NotAModel:
         if not self.path.exists():

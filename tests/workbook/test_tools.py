@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -97,3 +98,11 @@ def test_a_set_up_that_was_killed_loses_no_environment_and_one_that_ends_keeps_n
     monkeypatch.setattr(setup, "_make", outdated.mkdir)
     setup.main()
     assert not setup.BEFORE.exists() and not (outdated / "old").exists()
+
+
+def test_an_active_environment_is_made_anew_by_the_python_that_it_was_made_of(monkeypatch):
+    monkeypatch.setattr(setup, "VENV", Path(sys.prefix))
+    said = subprocess.run(
+        [setup._interpreter(), "-c", "import sys; print(sys.prefix)"], capture_output=True, text=True
+    )
+    assert said.stdout.strip() == sys.base_prefix
