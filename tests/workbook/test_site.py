@@ -165,6 +165,8 @@ def test_the_dark_theme_is_chosen_by_a_button_and_stays(visit):
     page = visit("index.html")
     page.get_by_role("button", name="Color mode").click()
     page.get_by_role("button", name="Dark").click()
+    page.wait_for_function("document.documentElement.dataset.theme == 'dark'")
+    page.wait_for_timeout(1000)  # the browser hands what a page stores to its other processes a moment later
     page.get_by_role("link", name="Glossary").first.click()
     page.wait_for_url("**/glossary.html")
     assert page.evaluate("document.documentElement.dataset.theme") == "dark"
