@@ -115,9 +115,7 @@ class ColdStart:
                 if is_own and not has_failed:
                     _keep(self._own, self._header, self._noted)
         finally:
-            if (
-                is_own and not has_failed and self._is_missing
-            ):  # else the load has said it, or there was another reason
+            if is_own and self._is_missing and not has_failed:  # else the load's own error is enough
                 say_missing(self.source)
             if is_own and has_failed and self._reader:
                 self._reader.stop()

@@ -26,6 +26,17 @@ class Options(NamedTuple):
         return below._replace(only=lambda inner: only(f"{name}/{inner}")) if only else below
 
 
+def listed(given: Any) -> tuple[Any, ...] | None:
+    """What a caller passed as a list, as a tuple; None for what is none, such as a single text.
+
+    Examples
+    --------
+    >>> listed(["a"]), listed("a"), listed(3)
+    (('a',), None, None)
+    """
+    return tuple(given) if isinstance(given, Iterable) and not isinstance(given, str) else None
+
+
 def full_names(trusted: Sequence[str]) -> tuple[str, ...]:
     """What a caller passed as ``trusted``, if these can be names of types with their modules.
 
@@ -47,9 +58,8 @@ def full_names(trusted: Sequence[str]) -> tuple[str, ...]:
     >>> full_names(["package.module.Type"])
     ('package.module.Type',)
     """
-    listed = isinstance(trusted, Iterable) and not isinstance(trusted, str)
-    names: tuple[Any, ...] = tuple(trusted) if listed else (None,)
-    if all(isinstance(name, str) and "." in name for name in names):
+    names = listed(trusted)
+    if names is not None and all(isinstance(name, str) and "." in name for name in names):
         return names
     raise ModelError(
         f"trusted={trusted!r}",

@@ -11,6 +11,8 @@ import os
 import sys
 import threading
 
+from helpers.storage import starts_python, without_secrets
+
 _SCRIPT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "storage", "read_ahead.py")
 
 
@@ -95,10 +97,9 @@ def read_ahead(path: str, recording: tuple[str, ...] = ()) -> Reader | None:
     Returns
     -------
     Reader or None
-        None where the system cannot start it, or not so lightly (Windows), or Python is frozen into an
-        application, which would be started again.
+        None where the system cannot start it, or not lightly (see `helpers.storage.starts_python`).
     """
-    if not (sys.executable and hasattr(os, "posix_spawn")) or getattr(sys, "frozen", False):
+    if not starts_python():
         return None
     arguments = [sys.executable, "-I", "-S", _SCRIPT, str(os.getpid()), path, *recording]
     report, write = os.pipe()
@@ -118,7 +119,7 @@ def say_missing(source: str) -> None:
     """Log that nothing is read ahead of a path at which nothing is."""
     import logging  # here, since the rest does without
 
-    named = source.partition("?")[0].rpartition("@")[2] if "://" in source else source  # without secrets
+    named = without_secrets(source) if "://" in source else source
     said = "%s: there is no such file or directory, so no weights are read ahead. Check the path; %s"
     remedy = "for a name on the hub give its directory, huggingface_hub.snapshot_download(name)."
     logging.getLogger("helpers").warning(said, named, remedy)

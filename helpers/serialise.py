@@ -16,7 +16,7 @@ from helpers import families
 from helpers.errors import ModelError, StorageError
 from helpers.format import hashes, manifest
 from helpers.modules import structure
-from helpers.options import full_names
+from helpers.options import full_names, listed
 from helpers.saved.publish import publication
 from helpers.saved.sources import check_scheme
 from helpers.storage import atomic, is_remote
@@ -259,9 +259,8 @@ def _registered(model, path):
 
 def _with_save(companions):
     """All companions, each of which can be saved."""
-    listed = isinstance(companions, Iterable) and not isinstance(companions, str)
-    found = tuple(companions) if listed else (None,)
-    if all(hasattr(each, "save_pretrained") for each in found):
+    found = listed(companions)
+    if found is not None and all(hasattr(each, "save_pretrained") for each in found):
         return found
     raise ModelError(
         f"companions={reprlib.repr(companions)}",

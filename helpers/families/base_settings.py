@@ -61,10 +61,8 @@ def set_again(base: Any, opened: Opened, options: Options) -> None:
     said = opened.record.settings.get("base", {"changed": {}, "implementations": {}})
     with library.readable(f"{opened.label}/model.json"):
         settings = _settings(base)
-        for place, changed in said["changed"].items():
-            for key, value in changed.items():
-                if configuration.is_setting(key, value) and (key != "dtype" or options.dtype is None):
-                    settings[place][key] = configuration.from_json(key, value)
+        leave = () if options.dtype is None else ("dtype",)
+        configuration.set_again(settings, said["changed"], leave=leave)
         if _is_of_diffusers(base):
             base.register_to_config(**settings[""])
         implementations.set_after(base, said["implementations"])

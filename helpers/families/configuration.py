@@ -82,19 +82,27 @@ def changes(config: Any, built: Any, name: str) -> dict:
     return changed
 
 
-def set_again(config: Any, changed: dict) -> None:
-    """Set in the configuration of a built model what `changes` told.
+def set_again(settings: dict, changed: dict, *, leave: tuple = ()) -> None:
+    """Set in a model's configurations what a save has noted of their settings.
+
+    Parameters
+    ----------
+    settings : dict of str to dict
+        Of each configuration, by its place: its attributes themselves, past the checks of its class.
+    changed : dict of str to dict
+        As from `changes`.
+    leave : tuple of str
+        Settings that stay as they are.
 
     Raises
     ------
     Exception
-        Of many types, where that comes from a damaged manifest.
+        Of many types, where ``changed`` comes from a damaged manifest.
     """
-    parts = dict(implementations.parts(config))
-    for place, settings in changed.items():
-        for key, value in settings.items():
-            if is_setting(key, value):
-                vars(parts[place])[key] = from_json(key, value)  # past the checks of its class, as it was
+    for place, values in changed.items():
+        for key, value in values.items():
+            if key not in leave and is_setting(key, value):
+                settings[place][key] = from_json(key, value)
 
 
 def is_setting(key: str, value: Any) -> bool:

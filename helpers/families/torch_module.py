@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from helpers.errors import SkeletonMismatch, UnsupportedModel, with_article
+from helpers.errors import SkeletonMismatch, with_article
 from helpers.families import Parts
 from helpers.modules.skeleton import Skeleton, by_caller, fill
 from helpers.modules.structure import capture
@@ -21,21 +21,8 @@ def owns(model: object) -> bool:
 
 
 def save(model: torch.nn.Module, folder: Path, trusted: Any) -> Parts:
-    """Take the tensors and the structure; nothing else is written into ``folder``.
-
-    Raises
-    ------
-    UnsupportedModel
-        A part of it is scripted or traced; or as `capture`.
-    """
+    """Take the tensors and the structure; nothing else is written into ``folder``."""
     name = f"{type(model).__module__}.{type(model).__qualname__}"
-    for place, part in model.named_modules():
-        if isinstance(part, torch.jit.ScriptModule):
-            raise UnsupportedModel(
-                name,
-                f"cannot be saved exactly because of {place or 'the module itself'} (scripted or traced)",
-                "Save that by torch.jit.save, or pass the module that it was made from.",
-            )
     tensors, structure = capture(model, name)
     return Parts(name, ("torch",), tensors, structure, {}, {})
 

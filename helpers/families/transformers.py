@@ -151,5 +151,6 @@ def _empty(folder, label, class_name, settings):
     model = cls._from_config(config).eval()  # what AutoModel.from_config calls for the class it finds
     implementations.set_after(model, saved)
     with library.readable(f"{label}/model.json"):
-        configuration.set_again(model.config, settings.get("changed", {}))
+        parts = {place: vars(part) for place, part in implementations.parts(model.config)}
+        configuration.set_again(parts, settings.get("changed", {}))
     return model

@@ -115,8 +115,10 @@ def capture(
     ------
     UnsupportedModel
         Names every lazy, meta, sparse, quantised or otherwise unusual tensor, every tensor that is
-        kept where it cannot be stored from, and every module with an extra state of its own.
+        kept where it cannot be stored from, and every module with an extra state of its own; or a part
+        that is scripted or traced.
     """
+    _refuse_scripted(module, source)
     tensors, problems = {}, []
     structure = blank()
     places = (*slots(module), *attributes(module))
@@ -157,6 +159,16 @@ def capture(
         if strides := dense_strides(tensor):
             structure["strides"][name] = strides
     return tensors, structure | modes(module)
+
+
+def _refuse_scripted(module, source):
+    for place, part in module.named_modules():
+        if isinstance(part, torch.jit.ScriptModule):
+            raise UnsupportedModel(
+                source,
+                f"cannot be saved exactly because of {place or 'the module itself'} (scripted or traced)",
+                "Save that by torch.jit.save, or pass the module that it was made from.",
+            )
 
 
 def _beyond(module, rebuild):

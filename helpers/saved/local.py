@@ -45,10 +45,8 @@ class Directory:
             if not path.is_file():
                 raise self._absence()
             with open(path, "rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                return file.read(
-                    min(size, manifest.LIMIT) + 1
-                )  # Python sets aside as much as it is asked for
+                size = os.fstat(file.fileno()).st_size  # Python sets aside as much as it is asked for
+                return file.read(min(size, manifest.LIMIT) + 1)
 
     def _absence(self) -> NotAModel:
         if not self.path.exists():

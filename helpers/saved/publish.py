@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from helpers.errors import ModelError, StorageError, extra
 from helpers.format import manifest
 from helpers.saved.sources import check_scheme
-from helpers.storage import atomic, is_remote, is_s3
+from helpers.storage import atomic, is_remote, is_s3, without_secrets
 from helpers.storage.names import is_bare
 
 
@@ -44,16 +44,7 @@ def publication(destination: str | os.PathLike, overwrite: bool) -> Iterator[tup
         with atomic.directory(path, overwrite=overwrite, strangers=_strangers) as folder:
             yield folder, ""
     elif is_s3(str(destination)):
-        if is_bare(str(destination)):
-            raise StorageError(
-                destination,
-                "ends in .tensors, so it would be read as a single file and not as a saved model",
-                "Choose another prefix, such as s3://bucket/prefix.",
-            )
-        with extra(destination, "s3"):
-            from helpers.storage import s3  # boto3 takes long to import
-
-        with s3.publication(str(destination), overwrite) as (folder, inside):
+        with _s3(destination).publication(str(destination), overwrite) as (folder, inside):
             yield folder, inside
     else:
         raise _is_read_only(destination)
@@ -71,17 +62,27 @@ def check_destination(destination: str | os.PathLike, overwrite: bool) -> None:
         path = Path(destination).expanduser()
         atomic.check_destination(path, overwrite=overwrite, strangers=_strangers)
     elif is_s3(str(destination)):
-        with extra(destination, "s3"):
-            from helpers.storage import s3
-
-        s3.check_destination(str(destination), overwrite)
+        _s3(destination).check_destination(str(destination), overwrite)
     else:
         raise _is_read_only(destination)
 
 
+def _s3(destination):
+    """`helpers.storage.s3`, for a destination that can be read again as a saved model."""
+    if is_bare(str(destination)):
+        raise StorageError(
+            destination,
+            "ends in .tensors, so it would be read as a single file and not as a saved model",
+            "Choose another prefix, such as s3://bucket/prefix.",
+        )
+    with extra(destination, "s3"):
+        from helpers.storage import s3  # boto3 takes long to import
+    return s3
+
+
 def _is_read_only(address):
     return StorageError(
-        str(address).partition("?")[0].rpartition("@")[2],
+        without_secrets(str(address)),
         "cannot be written to: models are read over HTTP, not saved",
         "Save to a directory that the server shows, or to s3://bucket/prefix.",
     )

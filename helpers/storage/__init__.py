@@ -7,6 +7,9 @@ many requests), `saved_files` those that a manifest names, `s3` publishes; `ahea
 own (`fetcher`) do it while this one imports.
 """
 
+import os
+import sys
+
 
 def is_remote(source: object) -> bool:
     """Whether a source is the address of a store and not a path.
@@ -28,3 +31,26 @@ def is_s3(source: str) -> bool:
     (True, False)
     """
     return source.lower().startswith("s3://")
+
+
+def without_secrets(address: str) -> str:
+    """The host and the path of an address, for a message: user, password and signature are left out.
+
+    Examples
+    --------
+    >>> without_secrets("https://user:secret@host/model?signature=7")
+    'host/model'
+    """
+    return address.partition("?")[0].rpartition("@")[2]
+
+
+def starts_python() -> bool:
+    """Whether a second Python can be started, and lightly: not on Windows, nor by a frozen application, which is
+    its own interpreter and would be started again.
+
+    Examples
+    --------
+    >>> starts_python()
+    True
+    """
+    return bool(sys.executable) and hasattr(os, "posix_spawn") and not getattr(sys, "frozen", False)

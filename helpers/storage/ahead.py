@@ -12,6 +12,8 @@ import os
 import sys
 from typing import Any, NamedTuple
 
+from helpers.storage import starts_python
+
 # Without -S it would import what the environment adds to each start. It gets the same path, and what it
 # is asked for, through its standard input: arguments and environment can be read by others.
 _CODE = (
@@ -68,8 +70,7 @@ class Fetching:
         self._done: dict[str, bool] = {}
         self._descriptors: list[int] = []
         self._unread = b""
-        is_frozen = getattr(sys, "frozen", False)  # into an application, which would be started again
-        if is_frozen or not (sys.executable and hasattr(os, "posix_spawn")):
+        if not starts_python():
             self.problem = "this system starts no process in the way that is needed"
             return
         try:

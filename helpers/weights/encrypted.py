@@ -142,10 +142,7 @@ class Encrypted(Private):
                     except CryptographyError:
                         bad.append(str(stored).removeprefix("."))
                     file._cache.clear()  # where it keeps each tensor until the end
-        except (
-            CryptographyError,
-            *FAULTS,
-        ) as error:  # the first of a file that states a version without encryption
+        except (CryptographyError, *FAULTS) as error:  # of a version without encryption
             raise unreadable(self.label, error, max(entry.nbytes for entry in entries)) from error
         return bad
 

@@ -25,6 +25,7 @@ from helpers.errors import (
     UnsupportedModel,
 )
 from helpers.modules.skeleton import buildable
+from helpers.saved.publish import check_destination
 
 
 def build():
@@ -421,10 +422,11 @@ def test_a_destination_that_is_a_file(tmp_path):
 
 def test_an_address_of_s3_that_would_be_read_as_a_file_is_refused_before_anything_is_written(monkeypatch):
     monkeypatch.setitem(sys.modules, "boto3", None)  # not even asked
-    with pytest.raises(
-        StorageError, match=r"^s3://models/mine\.tensors: ends in \.tensors, so it would be read"
-    ):
+    said = r"^s3://models/mine\.tensors: ends in \.tensors, so it would be read"
+    with pytest.raises(StorageError, match=said):
         serialise(build(), "s3://models/mine.tensors")
+    with pytest.raises(StorageError, match=said):  # as the command line asks, before it loads
+        check_destination("s3://models/mine.tensors", overwrite=False)
 
 
 def test_companions_that_would_overwrite_each_other_are_refused(tmp_path):

@@ -79,10 +79,8 @@ def prepare(name, forms, scratch):
     model = Model(name, folder)
     if (folder / "helpers").exists() and not _is_current(folder / "helpers"):
         shutil.rmtree(folder / "helpers")
-    if (
-        model.hf.exists() and model.is_unet and not (model.hf / "dtype").exists()
-    ):  # made before that was noted
-        shutil.rmtree(model.hf)
+    if model.hf.exists() and model.is_unet and not (model.hf / "dtype").exists():
+        shutil.rmtree(model.hf)  # made before the type was noted
     missing = [form for form in FORMATS if form in forms | {"hf"} and not (folder / form).exists()]
     if missing:
         # In a process of its own, since this one must not have torch mapped: what a process maps
